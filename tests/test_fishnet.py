@@ -1,0 +1,161 @@
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils.fishnet import build_fishnet
+from utils.presets import PRESETS, FishNetConfig
+
+TINY = FishNetConfig(
+    network_planes=[8, 8, 16, 16, 16, 16, 16, 8, 8, 16, 16],
+    num_res_blks=[1, 1, 1, 1, 2, 1, 1, 1, 1, 1],
+    num_trans_blks=[1, 1, 2, 1, 1, 1],
+)
+STAGES = (
+    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
+    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
+)
+
+
+def build_tiny(**kwargs):
+    keras.utils.set_random_seed(0)
+    return build_fishnet(TINY, **{"image_size": 32, "num_classes": 5, **kwargs})
+
+
+def random_images(batch=2, size=32):
+    return np.random.default_rng(0).standard_normal((batch, size, size, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(("stem", "stride"), [("imagenet", 4), ("half", 2), ("full", 1)])
+def test_stage_shapes_at_each_stem(stem, stride):
+    model = build_tiny(stem=stem, image_size=64)
+    resolutions = [64 // stride // down for down in (1, 2, 4, 8, 8, 4, 2, 1, 2, 4, 8)]
+    widths = (8, 8, 16, 16, 16, 32, 24, 16, 32, 48, 32)
+    shapes = [model.get_layer(name).output.shape for name in STAGES]
+    assert shapes == [(None, r, r, w) for r, w in zip(resolutions, widths, strict=True)]
+    assert model.output.shape == (None, 5)
+    pools = sum(isinstance(layer, keras.layers.MaxPooling2D) for layer in model.layers)
+    assert pools == 6 + (stem == "imagenet")
+    assert len({build_tiny(stem=s, image_size=64).count_params() for s in ("full", stem)}) == 1
+
+
+def test_every_layer_is_named_after_its_stage():
+    layers = [layer.name for layer in build_tiny(normalization=([0] * 3, [1] * 3)).layers]
+    prefixes = ("image", "normalization", *STAGES, "score_", "logits")
+    assert [name for name in layers if not name.startswith(prefixes)] == []
+    assert layers[-1] == "logits"
+
+
+def test_first_block_of_an_up_stage_sums_consecutive_channels():
+    model = build_tiny()
+    block = model.get_layer("body_2_block1_add")
+    summed = keras.Model(model.input, [model.get_layer("body_1").output, *block.input])
+    features, _, shortcut = summed(random_images())
+    pairs = np.asarray(features).reshape(*features.shape[:3], 16, 2)
+    np.testing.assert_allclose(shortcut, pairs.sum(axis=-1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stage", "dilation"), [("body_1", 1), ("body_2", 2), ("body_3", 4)])
+def test_dilation_of_the_body(stage, dilation):
+    model = build_tiny()
+    assert model.get_layer(f"{stage}_block1_conv2").dilation_rate == (dilation, dilation)
+    assert model.get_layer(f"{stage}_branch_block1_conv2").dilation_rate == (1, 1)
+
+
+def test_initial_weights():
+    model = build_fishnet(PRESETS["simple"])
+    for name in ("head_3_block1_conv2", "score_conv1", "logits"):
+        kernel = np.asarray(model.get_layer(name).kernel)
+        fan_out = kernel.size // kernel.shape[-2]
+        assert kernel.std() == pytest.approx(math.sqrt(2 / fan_out), rel=0.03)
+    assert not np.any(model.get_layer("logits").bias)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stem": "tiny"}, "`stem` must be one of imagenet, half, full. Received: stem='tiny'"),
+        ({"image_size": 48}, "multiple of the total stride, 32 .* Received: image_size=48"),
+        ({"image_size": 40, "stem": "half"}, "multiple of the total stride, 16 .*=40"),
+        ({"image_size": 20, "stem": "full"}, "multiple of the total stride, 8 .*=20"),
+        ({"image_size": 0}, "Received: image_size=0"),
+        ({"normalization": ([0, 0], [1, 1])}, "three floats each.* Received: normalization="),
+        ({"normalization": ([0] * 3, [0] * 3)}, "std above zero"),
+        ({"normalization": 255}, "Received: normalization=255"),
+    ],
+)
+def test_errors_state_the_rule(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_tiny(**arguments)
+
+
+def test_normalization_is_part_of_the_model():
+    mean, std = (120.0, 110.0, 100.0), (60.0, 62.0, 64.0)
+    bare, full = build_tiny(), build_tiny(normalization=(mean, std))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
+    expected = bare((images - np.array(mean, "float32")) / np.array(std, "float32"))
+    np.testing.assert_allclose(full(images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(full(images), full(images.astype("float32")))
+
+
+def test_mixed_precision_gives_float32_logits():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build_tiny(normalization=([0] * 3, [1] * 3))
+        assert model.get_layer("tail_1_block1_conv1").compute_dtype == "bfloat16"
+        assert model(random_images()).dtype == "float32"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_saved_model_loads_without_this_package(tmp_path):
+    model, images = build_tiny(normalization=([0] * 3, [1] * 3)), random_images()
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    script = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.models.load_model('model.keras', safe_mode=True)\n"
+        "np.save('logits.npy', model(np.load('images.npy')))\n"
+        "assert 'utils' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), model(images))
+
+
+def test_xla_computes_the_same():
+    model, images = build_tiny(stem="full"), random_images(batch=4)
+
+    def loss_and_gradients(x):
+        with tf.GradientTape() as tape:
+            logits = model(x, training=True)
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(np.arange(4), logits, from_logits=True)
+            )
+        return loss, tape.gradient(loss, [w.value for w in model.trainable_weights])
+
+    plain = tf.nest.flatten(tf.function(loss_and_gradients)(images))
+    compiled = tf.nest.flatten(tf.function(loss_and_gradients, jit_compile=True)(images))
+    largest = max(float(tf.norm(value)) for value in plain)
+    for expected, value in zip(plain, compiled, strict=True):
+        scale = max(float(tf.norm(expected)), 1e-3 * largest)
+        assert float(tf.norm(value - expected)) <= 1e-4 * scale
+
+
+def test_training_step_is_traced_once():
+    traces, after_epoch = [], []
+
+    def loss(labels, logits):
+        traces.append(1)
+        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+    model = build_tiny()
+    model.compile("sgd", loss, jit_compile=False)
+    dataset = tf.data.Dataset.from_tensor_slices((random_images(8), np.arange(8) % 5))
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: after_epoch.append(len(traces)))
+    model.fit(dataset.batch(4, drop_remainder=True), epochs=3, verbose=0, callbacks=[count])
+    assert after_epoch == [after_epoch[0]] * 3

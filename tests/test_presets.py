@@ -1,0 +1,74 @@
+import dataclasses
+import re
+
+import pytest
+
+from utils.presets import PRESETS, FishNetConfig, get_preset
+
+SIMPLE = dataclasses.asdict(PRESETS["simple"])
+
+
+def with_planes(**changes):
+    planes = list(SIMPLE["network_planes"])
+    for index, width in changes.items():
+        planes[int(index[1:])] = width
+    return {**SIMPLE, "network_planes": planes}
+
+
+def test_lists_and_tuples_make_the_same_config():
+    config = FishNetConfig(**{field: list(values) for field, values in SIMPLE.items()})
+    assert config == PRESETS["simple"]
+    assert hash(config) == hash(PRESETS["simple"])
+    assert isinstance(config.network_planes, tuple)
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["simple"].network_planes = (1,) * 11
+
+
+def test_unusual_widths_that_can_be_built_are_accepted():
+    FishNetConfig(**with_planes(p0=6, p1=10, p8=50, p9=4, p10=7, p7=46, p6=36, p5=8, p2=28))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {**SIMPLE, "network_planes": (16, 32)},
+            "`network_planes` must be 11 positive integers. Received: (16, 32)",
+        ),
+        (
+            {**SIMPLE, "num_res_blks": [1] * 9},
+            f"`num_res_blks` must be 10 positive integers. Received: {[1] * 9}",
+        ),
+        (
+            {**SIMPLE, "num_trans_blks": [1, 1, 1, 1, 1, 0]},
+            "`num_trans_blks` must be 6 positive integers. Received: [1, 1, 1, 1, 1, 0]",
+        ),
+        (
+            {**SIMPLE, "num_res_blks": [1.5] * 10},
+            f"`num_res_blks` must be 10 positive integers. Received: {[1.5] * 10}",
+        ),
+        ({**SIMPLE, "num_res_blks": 3}, "`num_res_blks` must be 10 positive integers. Received: 3"),
+        (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),
+        (with_planes(p0=2), "at least 4"),
+        (with_planes(p3=8, p4=8), "network_planes[4] at least 16"),
+        (
+            with_planes(p5=96),
+            "multiple of the output width. "
+            "Received: stage 5 (body_1) with input width 128 and network_planes[5]=96",
+        ),
+        (with_planes(p6=100), "stage 6 (body_2) with input width 192 and network_planes[6]=100"),
+        (with_planes(p7=256), "stage 7 (body_3) with input width 128 and network_planes[7]=256"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_rule(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FishNetConfig(**arguments)
+
+
+def test_unknown_preset_lists_the_names():
+    with pytest.raises(ValueError, match="Received: 'fishnet152'") as error:
+        get_preset("fishnet152")
+    assert all(name in str(error.value) for name in PRESETS)

@@ -1,0 +1,262 @@
+"""Read the files of a dataset archive in place: zip, tar, extracted folder or URL.
+
+Whatever the kind, an `Archive` gives `names()` and `read(name)`, in any order, with names relative
+to the dataset's root. A zip and a folder are read where they are. A tar cannot be read at random:
+it is copied once, front to back, into a single scratch file with an index of offsets.
+"""
+
+import gzip
+import hashlib
+import lzma
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import keras
+from tqdm import tqdm
+
+# Where downloads are kept; None is Keras' own cache, ~/.keras.
+DOWNLOAD_CACHE: str | None = None
+
+_IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # an unknown compression method
+)
+
+
+class DatasetError(ValueError):
+    """The dataset cannot be used as it is; the text names the file and the remedy."""
+
+
+class Member(NamedTuple):
+    """One file (or, with a trailing slash, folder) of an archive."""
+
+    name: str
+    size: int  # bytes
+    handle: object  # what its archive's reader takes
+
+
+class Archive:
+    """The files of one dataset, by name relative to the folder that holds `marker`.
+
+    Files under `test/` and what operating systems leave behind are not listed.
+
+    Args:
+        path: The archive's own path, for messages.
+        members: All its members, with names as the archive has them.
+        read: Returns the bytes of a member's handle.
+        marker: Name of a file that the dataset's root holds.
+
+    Raises:
+        DatasetError: Unsafe or duplicate names, or no single root.
+    """
+
+    def __init__(self, path, members: list[Member], read: Callable, marker: str):
+        self.path = path
+        self._read = read
+        files = {}
+        for member in members:
+            name = _safe_name(path, member.name)
+            if _is_debris(name):
+                continue
+            if name in files and not name.endswith("/"):
+                raise DatasetError(f"{path}: {name} occurs twice; pass a clean archive.")
+            files[name] = member
+        roots = {posixpath.dirname(name) for name in files if posixpath.basename(name) == marker}
+        roots = {root for root in roots if "/" not in root}
+        if len(roots) != 1:
+            raise DatasetError(
+                f"{path}: {len(roots)} folders with a {marker} at the top or one level below; pass "
+                "an archive or a folder that holds one dataset in Tiny ImageNet's layout."
+            )
+        root = roots.pop()
+        prefix = f"{root}/" if root else ""
+        self._files = {
+            name[len(prefix) :]: member
+            for name, member in files.items()
+            if name.startswith(prefix) and not name.startswith(f"{prefix}test/")
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes of all listed files, unpacked."""
+        return sum(member.size for member in self._files.values())
+
+    def names(self) -> list[str]:
+        """Names of all files, sorted; names of folders, where recorded, end with a slash."""
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        """Returns the bytes of one file.
+
+        Raises:
+            DatasetError: The file is missing or damaged.
+        """
+        if name not in self._files:
+            raise DatasetError(f"{self.path}: {name} is missing; pass the complete dataset.")
+        try:
+            return self._read(self._files[name].handle)
+        except (*_BROKEN, OSError) as error:
+            raise DatasetError(
+                f"{self.path}: {name} cannot be read ({error}); get the archive anew."
+            ) from error
+
+    def read_text(self, name: str) -> str:
+        """Returns the text (UTF-8) of one file."""
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{self.path}: {name} is not UTF-8 text ({error}); restore the file."
+            ) from error
+
+
+@contextmanager
+def open_archive(
+    source: str | os.PathLike, scratch_dir: str | os.PathLike, *, sha256: str | None, marker: str
+) -> Iterator[Archive]:
+    """Opens a dataset archive for reading.
+
+    Args:
+        source: Path of a zip, a tar (also .gz or .xz) or a folder, or a URL of such an archive.
+        scratch_dir: Existing folder; a tar leaves one scratch file there, at most.
+        sha256: Expected hexadecimal digest of the archive; None checks nothing.
+        marker: Name of a file that the dataset's root holds.
+
+    Yields:
+        The open `Archive`.
+
+    Raises:
+        DatasetError: Missing, truncated, corrupt or unsafe archive, or another digest.
+    """
+    path = _download(str(source), sha256) if "://" in str(source) else Path(source)
+    if not path.exists():
+        raise DatasetError(f"{source} does not exist; give the path of the archive or its URL.")
+    if path.is_dir():
+        if sha256:
+            raise DatasetError(f"{source} is a folder: it has no sha256; leave sha256 empty.")
+        yield Archive(source, list(_folder_members(path)), Path.read_bytes, marker)
+        return
+    if sha256:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256.lower():
+            raise DatasetError(
+                f"{source} has sha256 {digest}, expected {sha256}; download it again or correct "
+                "sha256."
+            )
+    with path.open("rb") as file:
+        magic = file.read(6)
+    try:
+        if magic.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                yield Archive(source, list(_zip_members(source, archive)), archive.read, marker)
+        else:
+            opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}.get(magic[:2], open)
+            with opener(path, "rb") as stream, open(Path(scratch_dir, "tar"), "w+b") as scratch:
+                members = list(_tar_members(source, stream, scratch))
+                yield Archive(source, members, lambda at: _read_at(scratch, *at), marker)
+    except _BROKEN as error:
+        raise DatasetError(
+            f"{source} is truncated, corrupt or not a zip or tar archive ({error}); get it anew."
+        ) from error
+
+
+def _download(url: str, sha256: str | None) -> Path:
+    """Downloads into the cache; a copy there is used again only if its sha256 is known."""
+    target = hashlib.sha256(url.encode()).hexdigest()[:8] + "-" + posixpath.basename(url)
+    try:
+        path = keras.utils.get_file(
+            target,
+            origin=url,
+            file_hash=sha256.lower() if sha256 else None,
+            hash_algorithm="sha256",
+            cache_dir=DOWNLOAD_CACHE,
+            force_download=not sha256,
+        )
+    except Exception as error:  # get_file raises bare Exception
+        for left in Path(DOWNLOAD_CACHE or keras.config.keras_home(), "datasets").glob(target):
+            left.unlink()
+        raise DatasetError(
+            f"{url} was not downloaded ({error}); check the address, the network, sha256 and the "
+            "room on the disk, or pass the path of a copy."
+        ) from error
+    return Path(path)
+
+
+def _folder_members(path: Path) -> Iterator[Member]:
+    for folder, folders, files in os.walk(path, followlinks=True):
+        relative = Path(folder).relative_to(path).as_posix()
+        prefix = "" if relative == "." else f"{relative}/"
+        yield from (Member(f"{prefix}{name}/", 0, None) for name in folders)
+        for name in files:
+            file = Path(folder, name)
+            yield Member(prefix + name, file.stat().st_size if file.exists() else 0, file)
+
+
+def _zip_members(source, archive: zipfile.ZipFile) -> Iterator[Member]:
+    for info in archive.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _not_a_file(source, info.filename)
+        if info.flag_bits & 1:
+            raise DatasetError(f"{source}: {info.filename} is encrypted; pass a plain archive.")
+        yield Member(info.filename, info.file_size, info)
+
+
+def _tar_members(source, stream: BinaryIO, scratch: BinaryIO) -> Iterator[Member]:
+    """Copies each file of the tar into `scratch`; the handle is its place there."""
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in tqdm(archive, desc="Reading the tar", unit=" files", mininterval=2):
+            if info.isdir():
+                yield Member(f"{info.name}/", 0, None)
+            elif info.isreg():
+                offset = scratch.tell()
+                shutil.copyfileobj(archive.extractfile(info), scratch)
+                yield Member(info.name, info.size, (offset, info.size))
+            else:
+                raise _not_a_file(source, info.name)
+            archive.members = []  # else tarfile keeps all headers
+        # tarfile takes a truncated or corrupt header for the end: look for the real one, zeros.
+        tail = False
+        while block := archive.fileobj.read(tarfile.RECORDSIZE):
+            tail = True
+            if any(block):
+                raise tarfile.ReadError("data after the end of the tar")
+        if not tail:
+            raise tarfile.ReadError("the end of the tar is missing")
+    scratch.flush()
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _not_a_file(source, name: str) -> DatasetError:
+    return DatasetError(f"{source}: {name} is a link or a device; pass an archive of files only.")
+
+
+def _safe_name(path, name: str) -> str:
+    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise DatasetError(f"{path}: {name} points outside of the archive; do not use this file.")
+    return posixpath.normpath(name) + "/" * name.endswith("/")
+
+
+def _is_debris(name: str) -> bool:
+    parts = name.split("/")
+    return any(part in _IGNORED or part.startswith("._") for part in parts) or name == "./"

@@ -1,0 +1,142 @@
+"""What a notebook needs to know about the machine it runs on."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+# The public repository. Badges and bootstrap cells repeat it; a test holds them to this line.
+REPOSITORY = "fishnet-keras/fishnet-tiny-imagenet"
+
+# A folder for the shortened runs of the tests; only conftest.py sets it.
+QUICK = os.environ.get("FISHNET_QUICK")
+
+# Colab is itself the notebook server, and nobody runs tests from a cell.
+NOT_IN_A_NOTEBOOK = {"jupyterlab", "papermill", "nbval"}
+
+
+def missing_requirements(path="requirements.txt"):
+    """Lines of a requirements file that the installed packages do not satisfy.
+
+    Args:
+        path: the requirements file.
+
+    Returns:
+        List of requirement strings, without what only serves outside of notebooks.
+    """
+    from packaging.requirements import Requirement
+
+    missing = []
+    for line in Path(path).read_text().splitlines():
+        line = line.partition("#")[0].strip()
+        if not line or line.startswith("-"):
+            continue
+        requirement = Requirement(line)
+        if requirement.name in NOT_IN_A_NOTEBOOK:
+            continue
+        try:
+            if metadata.version(requirement.name) in requirement.specifier:
+                continue
+        except metadata.PackageNotFoundError:
+            pass
+        missing.append(str(requirement))
+    return missing
+
+
+def prepare():
+    """Installs what is missing (in Colab only) and says what the notebook runs on."""
+    missing = missing_requirements()
+    if missing and "google.colab" in sys.modules:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
+    elif missing:
+        raise ImportError(
+            f"missing: {', '.join(missing)}. Install with: pip install -r requirements.txt"
+        )
+    found = describe()
+    print(
+        f"Python {found['python']}, Keras {found['keras']} on {found['backend']}, "
+        f"{found['cpu_count']} CPU cores; "
+        + (f"GPU: {found['device']}" if has_gpu() else f"no GPU found, using {found['device']}")
+    )
+
+
+def has_gpu():
+    """Whether the Keras backend sees a GPU."""
+    return "gpu" in _device_kinds()
+
+
+def describe(precision="float32"):
+    """The `env` part of a result.
+
+    Args:
+        precision: Keras dtype policy of the run.
+
+    Returns:
+        Dict of versions, backend, device name, cores and the commit of this checkout.
+    """
+    import keras
+
+    versions = {}
+    for package in ("tensorflow", "keras", "jax"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = (
+                metadata.version("tensorflow-cpu") if package == "tensorflow" else None
+            )
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "backend": keras.backend.backend(),
+        "device": _gpu_name() if has_gpu() else _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "precision": precision,
+        "git_commit": _git_commit(),
+    }
+
+
+def peak_rss_mb():
+    """Highest resident memory of this process so far, in MiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device_kinds():
+    from keras.distribution import list_devices
+
+    return {name.split(":")[0].lower() for name in list_devices()}
+
+
+def _gpu_name():
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    import tensorflow as tf
+
+    gpu = tf.config.list_physical_devices("GPU")[0]
+    return tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+
+
+def _cpu_name():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit():
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

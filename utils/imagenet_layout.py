@@ -1,0 +1,179 @@
+"""The layout of Tiny ImageNet: which images there are, of which class, with which boxes.
+
+wnids.txt                           class ids (WordNet), one a line
+words.txt                           id, tab, words
+train/<wnid>/images/*.JPEG          train images of a class
+train/<wnid>/<wnid>_boxes.txt       file, x0, y0, x1, y1; tab-separated; optional
+val/images/*.JPEG                   validation images
+val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
+.../masks/*.png                     beside images/, optional: 0 background, 1 + class index
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from utils.archives import Archive, DatasetError
+
+IMAGE_SIZE = 64  # pixels, both sides
+# sha256 of the official 200 wnids, sorted and joined by newlines; the images of a class they have.
+OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
+OFFICIAL_CLASS_COUNTS = {"train": 500, "validation": 50}
+
+
+class ImageFile(NamedTuple):
+    """One image of the dataset and what is known of it."""
+
+    name: str  # path in the archive
+    wnid: str
+    boxes: tuple = ()  # of (xmin, ymin, xmax, ymax): fractions of the image's sides
+    mask: str | None = None  # path in the archive
+
+
+class Layout(NamedTuple):
+    """All images of the dataset."""
+
+    classes: list[str]  # sorted wnids
+    words: list[str]  # in the order of classes
+    official: bool  # whether the classes are the official 200
+    splits: dict[str, list[ImageFile]]  # "train", "validation": sorted by name
+
+
+def read_layout(source: Archive) -> Layout:
+    """Lists the images of a dataset in Tiny ImageNet's layout.
+
+    Box coordinates are divided by the image's size as they stand, and clipped to [0, 1]: pixel
+    x begins at x / 64, and the official boxes, which end at 63 at most, stay short of 1.
+
+    Args:
+        source: The open archive.
+
+    Returns:
+        The layout, complete and consistent.
+
+    Raises:
+        DatasetError: Missing or extra class folders, a class without an image, images without
+            annotation or annotations without image, unknown wnids, malformed lines, or other
+            counts than the official ones for the official classes.
+    """
+    classes = sorted(source.read_text("wnids.txt").split())
+    if not classes or len(set(classes)) < len(classes):
+        raise DatasetError(f"{source.path}: wnids.txt is empty or has a wnid twice; restore it.")
+    words = dict(
+        line.split("\t", 1) for line in source.read_text("words.txt").splitlines() if "\t" in line
+    )
+    folders = defaultdict(list)
+    for name in source.names():
+        folder, _, base = name.rpartition("/")
+        folders[folder] += [base] if base else []
+    found = {folder.split("/")[1] for folder in folders if folder.startswith("train/")}
+    for wnid in sorted(found.symmetric_difference(classes)):
+        problem = "has no wnid in wnids.txt" if wnid in found else "is missing"
+        raise DatasetError(
+            f"{source.path}: class folder train/{wnid} {problem}; make folders and wnids.txt agree."
+        )
+    train = [image for wnid in classes for image in _train_images(source, wnid, folders)]
+    splits = {"train": train, "validation": _validation_images(source, set(classes), folders)}
+    digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    layout = Layout(
+        classes,
+        [words.get(wnid, wnid) for wnid in classes],
+        digest == OFFICIAL_CLASSES_SHA256,
+        {split: sorted(images) for split, images in splits.items()},
+    )
+    _check_counts(source, layout)
+    return layout
+
+
+def _train_images(source: Archive, wnid: str, folders: dict) -> list[ImageFile]:
+    folder, boxes_file = f"train/{wnid}", f"{wnid}_boxes.txt"
+    if not folders.get(f"{folder}/images"):
+        raise DatasetError(
+            f"{source.path}: {folder}/images holds no image; restore it or drop the class."
+        )
+    boxes = defaultdict(tuple)
+    if boxes_file in folders[folder]:
+        for (base,), box in _annotations(source, f"{folder}/{boxes_file}", "file"):
+            boxes[base] += (box,)
+    _check_listed(source, f"{folder}/{boxes_file}", boxes, f"{folder}/images", folders)
+    return [
+        ImageFile(name, wnid, boxes[base], mask)
+        for base, name, mask in _with_masks(source, folder, folders)
+    ]
+
+
+def _validation_images(source: Archive, classes: set, folders: dict) -> list[ImageFile]:
+    file, folder = "val/val_annotations.txt", "val/images"
+    known = {}
+    for (base, wnid), box in _annotations(source, file, "file, wnid"):
+        if wnid not in classes or base in known:
+            problem = "is listed twice" if base in known else f"has the unknown wnid {wnid}"
+            raise DatasetError(f"{source.path}: {file}: {base} {problem}; correct the line.")
+        known[base] = ImageFile(f"{folder}/{base}", wnid, (box,))
+    _check_listed(source, file, known, folder, folders)
+    for base in folders[folder]:
+        if base not in known:
+            raise DatasetError(
+                f"{source.path}: {folder}/{base} is not in {file}; add its line or remove the file."
+            )
+    if not known:
+        raise DatasetError(f"{source.path}: {folder} holds no image; pass the complete dataset.")
+    return [
+        known[base]._replace(mask=mask) for base, _, mask in _with_masks(source, "val", folders)
+    ]
+
+
+def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[str], tuple]]:
+    """Yields the leading fields and the box of each line."""
+    count = len(names.split(","))
+    for number, line in enumerate(source.read_text(file).splitlines(), 1):
+        fields = line.rstrip().split("\t")
+        try:
+            x0, y0, x1, y1 = (float(field) for field in fields[count:])
+            valid = 0 <= x0 <= x1 and 0 <= y0 <= y1
+        except ValueError:
+            valid = False
+        if not valid:
+            raise DatasetError(
+                f"{source.path}: {file}, line {number} is malformed: {line!r}; correct it to "
+                f"{names}, x0, y0, x1, y1, separated by tabs."
+            )
+        yield fields[:count], tuple(min(edge / IMAGE_SIZE, 1.0) for edge in (x0, y0, x1, y1))
+
+
+def _check_listed(source: Archive, file: str, listed, folder: str, folders: dict) -> None:
+    for base in sorted(set(listed).difference(folders[folder])):
+        raise DatasetError(
+            f"{source.path}: {file} lists {base}, which is not in {folder}; restore the file or "
+            "remove the line."
+        )
+
+
+def _with_masks(source: Archive, folder: str, folders: dict) -> Iterator[tuple]:
+    """Yields base name, path and mask path of each image in a folder."""
+    masks = set(folders.get(f"{folder}/masks", ()))
+    for base in folders[f"{folder}/images"]:
+        mask = base.rpartition(".")[0] + ".png"
+        if masks and mask not in masks:
+            raise DatasetError(f"{source.path}: {folder}/masks/{mask} is missing; restore it.")
+        yield base, f"{folder}/images/{base}", f"{folder}/masks/{mask}" if masks else None
+
+
+def _check_counts(source: Archive, layout: Layout) -> None:
+    for split, images in layout.splits.items():
+        for base, number in Counter(image.name.rpartition("/")[2] for image in images).items():
+            if number > 1:
+                raise DatasetError(
+                    f"{source.path}: {number} {split} images are named {base}; name each image "
+                    "once, such as <wnid>_<number>.JPEG."
+                )
+        if not layout.official:
+            continue
+        expected = OFFICIAL_CLASS_COUNTS[split]
+        for wnid, number in sorted(Counter(image.wnid for image in images).items()):
+            if number != expected:
+                raise DatasetError(
+                    f"{source.path}: {number} {split} images of {wnid}, but Tiny ImageNet has "
+                    f"{expected}; pass the complete dataset."
+                )

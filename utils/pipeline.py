@@ -1,0 +1,212 @@
+"""tf.data input pipelines over the TFRecords that `utils.tiny_imagenet` writes.
+
+Every order and every random number below is a function of (seed, epoch, step) alone, so a run that
+is cut off and continued sees the very batches it would have seen.
+"""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
+CROP_PADDING = 8  # pixels reflected at each border before the random crop
+SPLITS = ("val", "holdout")  # what a run reports on
+
+
+def training_batches(
+    data_dir,
+    manifest,
+    *,
+    batch_size,
+    epochs,
+    first_epoch=0,
+    seed=0,
+    split="val",
+    augment=False,
+    cache_dir=None,
+):
+    """Batches of several training epochs, one after another.
+
+    Every epoch has `manifest images // batch_size` batches, in an order of its own; the images left
+    over differ from epoch to epoch.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.tiny_imagenet.load_manifest` returns for it.
+        batch_size: images a batch, static in the shape of the result.
+        epochs: epoch to stop before.
+        first_epoch: first epoch to yield, counted from 0.
+        seed: with the epoch and the step, all that order and augmentation depend on.
+        split: `"val"` to train on all of train, `"holdout"` to leave the hold-out images aside.
+        augment: whether to add `random_crop_and_flip`.
+        cache_dir: an empty folder for the decoded images; None keeps them in memory.
+
+    Returns:
+        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)).
+
+    Raises:
+        ValueError: unknown split, or a batch larger than the data.
+    """
+    if batch_size > training_size(manifest, split):
+        raise ValueError(
+            f"batch_size must be at most the number of training images, "
+            f"{training_size(manifest, split)}. Received: batch_size={batch_size}"
+        )
+    images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None)
+    images = _cached(images, cache_dir, "train")
+
+    def one_epoch(epoch):
+        epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
+        batches = _shuffled(images, epoch_seed).batch(batch_size, drop_remainder=True)
+        if augment:
+
+            def augmented(step, batch):
+                step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step, alg="philox")
+                return random_crop_and_flip(batch[0], step_seed), batch[1]
+
+            batches = batches.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(data_dir, manifest, *, batch_size, split="val", cache_dir=None):
+    """The split that a run reports on, in the order of the records.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.tiny_imagenet.load_manifest` returns for it.
+        batch_size: images a batch; the last one may be smaller.
+        split: `"val"` for the validation records, `"holdout"` for the images of train that the
+            manifest lists.
+        cache_dir: an empty folder for the decoded images; None keeps them in memory.
+
+    Returns:
+        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)).
+    """
+    images = _decoded(data_dir, manifest, *_EVALUATED[split])
+    return _cached(images, cache_dir, split).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def training_size(manifest, split="val"):
+    """Images that a run trains on: all of train, or train without the hold-out."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: split={split!r}")
+    counts = manifest["counts"]
+    return counts["train"] - (counts["holdout"] if split == "holdout" else 0)
+
+
+def random_crop_and_flip(images, seed):
+    """Reflect-pads by 8 pixels, crops at random, and mirrors half of the images; batch-wise.
+
+    Args:
+        images: (batch, height, width, channels), any dtype.
+        seed: int64 (2,), all that the result depends on beside the images.
+
+    Returns:
+        Images of the same shape and dtype.
+
+    Source:
+        He et al. (2016), section 4.2, with reflection in place of zeros.
+    """
+    batch, height, width = images.shape[0] or tf.shape(images)[0], images.shape[1], images.shape[2]
+    draws = tf.random.stateless_uniform(
+        [2, batch, 1], seed, maxval=2 * CROP_PADDING + 1, dtype=tf.int32, alg="philox"
+    )
+    rows = _reflect(draws[0] - CROP_PADDING + tf.range(height), height)
+    columns = _reflect(draws[1] - CROP_PADDING + tf.range(width), width)
+    mirrored = tf.random.stateless_uniform([batch, 1], seed + 1, alg="philox") < 0.5
+    columns = tf.where(mirrored, columns[:, ::-1], columns)
+    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def encoded_images(data_dir, manifest, *, split="val"):
+    """The JPEG bytes of the images of `evaluation_batches`, in the same order.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.tiny_imagenet.load_manifest` returns for it.
+        split: `"val"` or `"holdout"`.
+
+    Returns:
+        List of bytes.
+    """
+    return [encoded.numpy() for encoded, _ in _records(data_dir, manifest, *_EVALUATED[split])]
+
+
+# split that a run reports on: (shards, whether their hold-out images are the ones wanted)
+_EVALUATED = {"val": ("validation", None), "holdout": ("train", True)}
+
+
+def _records(data_dir, manifest, prefix, holdout):
+    """JPEG bytes and labels from 0, in a fixed order.
+
+    `holdout` True keeps the hold-out alone, False all else, None everything.
+    """
+    shards = sorted(name for name in manifest["shards"] if name.startswith(prefix))
+    records = tf.data.Dataset.from_tensor_slices([str(Path(data_dir) / s) for s in shards])
+    records = records.interleave(
+        tf.data.TFRecordDataset, cycle_length=len(shards), num_parallel_calls=2, deterministic=True
+    )
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+        "image/filename": tf.io.FixedLenFeature([], tf.string),
+    }
+    examples = records.map(lambda record: tf.io.parse_single_example(record, features))
+    if holdout is not None:
+        held_out = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                tf.constant(manifest["holdout"], tf.string),
+                tf.ones(len(manifest["holdout"]), tf.int32),
+            ),
+            default_value=0,
+        )
+        examples = examples.filter(lambda e: (held_out[e["image/filename"]] == 1) == holdout)
+    return examples.map(
+        lambda e: (e["image/encoded"], tf.cast(e["image/class/label"], tf.int32) - 1)
+    )
+
+
+def _decoded(data_dir, manifest, prefix, holdout):
+    """The same records as uint8 images (height, width, 3) and labels."""
+    size, classes = manifest["image_size"], len(manifest["classes"])
+
+    def decode(encoded, label):
+        in_range = tf.debugging.assert_less(
+            label, classes, f"a label is outside the {classes} classes of the manifest"
+        )
+        with tf.control_dependencies([in_range]):
+            image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+        return tf.ensure_shape(image, (size, size, 3)), label
+
+    return _records(data_dir, manifest, prefix, holdout).map(
+        decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+def _cached(images, cache_dir, name):
+    return images.cache() if cache_dir is None else images.cache(str(Path(cache_dir) / name))
+
+
+def _shuffled(images, seed):
+    """Shuffles with a seed (2,) that may be a tensor.
+
+    `Dataset.shuffle` would mix in TensorFlow's global seed, and so the state of the process.
+    """
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(images),
+        buffer_size=SHUFFLE_WINDOW,
+        seed=seed[0],
+        seed2=seed[1] + 1,  # (0, 0) would stand for a random seed
+        output_types=[spec.dtype for spec in images.element_spec],
+        output_shapes=[spec.shape for spec in images.element_spec],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, images.element_spec)
+
+
+def _reflect(index, size):
+    """Mirrors positions outside [0, size) at the border pixel, as `numpy.pad(mode="reflect")`."""
+    index = tf.abs(index)
+    return tf.where(index >= size, 2 * (size - 1) - index, index)

@@ -1,0 +1,121 @@
+"""How a network is trained: the report's recipe and ours, as data, and the optimizers they need."""
+
+from dataclasses import dataclass
+
+import keras
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about training that is not the network or the data."""
+
+    optimizer: str  # "adam" or "sgd" (Nesterov momentum 0.9)
+    learning_rate: float  # its peak, at a batch of 256 images
+    scale_learning_rate: bool = False  # in proportion to the batch size
+    warmup: float = 0.0  # share of all steps with a linear rise; then a linear fall to zero
+    plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
+    l2: float = 0.0  # times the kernels, added to their gradients
+    augment: bool = False  # random crops and flips
+    standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
+    epochs: int = 30  # where a run names none
+    checkpoint_every: int = 1  # epochs, where a run names none
+
+
+RECIPES = {
+    # papermill notebooks/03_train.ipynb report/executed/simple-report.ipynb -p recipe report
+    # The earlier report's training, as far as it is described.
+    "report": Recipe(optimizer="adam", learning_rate=1e-3, plateau_patience=3, checkpoint_every=5),
+    # papermill notebooks/03_train.ipynb report/executed/simple-tuned.ipynb -p recipe tuned
+    "tuned": Recipe(
+        optimizer="sgd",
+        learning_rate=0.5,
+        scale_learning_rate=True,
+        warmup=0.15,
+        l2=5e-4,
+        augment=True,
+        standardize=True,
+    ),
+}
+
+
+class SGD(keras.optimizers.SGD):
+    """Nesterov SGD with classic L2: `l2 * w` joins the gradient of each kernel.
+
+    Keras' own `weight_decay` shrinks the weights beside the momentum, which at momentum 0.9 is
+    about ten times weaker. A kernel regularizer would do the same as this but would also be part of
+    the reported loss.
+
+    Args:
+        learning_rate: a number or a `LearningRateSchedule`.
+        l2: factor of the kernels; biases and BatchNorm are left alone.
+        **kwargs: of `keras.optimizers.SGD`.
+    """
+
+    def __init__(self, learning_rate=0.5, l2=0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Adds the L2 term, then steps as `keras.optimizers.SGD` does."""
+        # TensorFlow hands over its own variable, which does not know its path.
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        if self.l2 and path.endswith("/kernel"):
+            gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        """Config for serialization."""
+        return {**super().get_config(), "l2": self.l2}
+
+
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first steps and falls linearly to zero at the last.
+
+    Args:
+        peak: highest learning rate.
+        steps: optimizer steps of the whole run.
+        warmup: share of the steps in which the rate rises.
+    """
+
+    def __init__(self, peak, steps, warmup):
+        self.peak, self.steps, self.warmup = peak, steps, warmup
+
+    def __call__(self, step):
+        """Learning rate of optimizer step `step`, counted from 0."""
+        rising = max(1, round(self.warmup * self.steps))
+        step = keras.ops.cast(step, "float32")
+        rise = (step + 1) / rising
+        fall = (self.steps - step) / max(1, self.steps - rising)
+        return self.peak * keras.ops.clip(keras.ops.minimum(rise, fall), 0.0, 1.0)
+
+    def get_config(self):
+        """Config for serialization."""
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
+
+
+def get_recipe(name):
+    """The recipe of that name; `ValueError` that lists the valid ones otherwise."""
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Received: recipe={name!r}")
+    return RECIPES[name]
+
+
+def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
+    """Optimizer of a recipe.
+
+    Args:
+        recipe: a `Recipe`.
+        steps: optimizer steps of the whole run.
+        batch_size: images a step.
+        ema: momentum of the exponential moving average of the weights; 0 for none.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+    """
+    rate = recipe.learning_rate * (batch_size / 256 if recipe.scale_learning_rate else 1)
+    if recipe.warmup:
+        rate = WarmupLinearDecay(rate, steps, recipe.warmup)
+    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    if recipe.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **average)
+    return SGD(rate, l2=recipe.l2, momentum=0.9, nesterov=True, **average)

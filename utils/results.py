@@ -1,0 +1,169 @@
+"""One run, one JSON: the only way that numbers take from training to tables and figures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.checkpoints import replacing
+
+SCHEMA = 1
+KINDS = ("train", "ablation", "benchmark")
+STATUSES = ("running", "complete", "failed")
+HISTORY = (
+    "loss", "top1", "top5", "val_loss", "val_top1", "val_top5",
+    "learning_rate", "seconds", "images_per_second", "peak_rss_mb",
+)  # fmt: skip
+
+# The course report's table (E4040, Fall 2021); accuracies are fractions.
+REPORT = pd.DataFrame(
+    [
+        ("simple", 667_584, 64, 0.236, 0.053),
+        ("medium", 1_034_440, None, 0.301, 0.085),
+        ("complex", 1_797_960, 139, 0.504, 0.188),
+        ("resnet_report", 23_731_848, 13, 1.0, 0.202),
+    ],
+    columns=["preset", "parameters", "seconds_per_epoch", "train_top1", "val_top1"],
+).set_index("preset")
+
+
+def result_path(results_dir, run_id):
+    """Where the JSON of a run is."""
+    return Path(results_dir) / f"{run_id}.json"
+
+
+def write_result(path, result):
+    """Writes a result whole or not at all.
+
+    Args:
+        path: the `.json` file.
+        result: mapping in the schema of the design; accuracies are fractions in [0, 1].
+
+    Raises:
+        ValueError: unknown kind or status, or history lists of unequal lengths.
+    """
+    for field, valid in (("kind", KINDS), ("status", STATUSES)):
+        if result[field] not in valid:
+            raise ValueError(
+                f"{field} must be one of {', '.join(valid)}. Received: {result[field]}"
+            )
+    lengths = {name: len(values) for name, values in result["history"].items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"history lists must have one value an epoch. Received lengths: {lengths}")
+    with replacing(path, "w") as file:
+        json.dump(result, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def read_result(path):
+    """Reads a result; `ValueError` that names the file when it is none."""
+    try:
+        result = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a result JSON ({error})") from error
+    if result.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {result.get('schema')}")
+    return result
+
+
+def load_results(results_dir):
+    """All runs that may stand in a results table: complete trainings on real Tiny ImageNet.
+
+    Args:
+        results_dir: folder of result JSONs.
+
+    Returns:
+        List of results, best val top-1 last.
+    """
+    results = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
+    return sorted((r for r in results if is_reportable(r)), key=lambda r: r["metrics"]["top1"])
+
+
+def is_reportable(result):
+    """Whether a result may stand in a results table."""
+    return (
+        result["kind"] == "train"
+        and result["status"] == "complete"
+        and result["dataset"]["name"] == "tiny-imagenet"
+        and not result["dataset"]["synthetic"]
+        and result["metrics"]["split"] == "val"
+    )
+
+
+def results_table(results):
+    """The results table, our runs beside the report's rows.
+
+    Args:
+        results: as `load_results` returns them.
+
+    Returns:
+        `pandas.DataFrame`, a row a run: parameters, MACs, epochs, seconds an epoch, device,
+        training and val accuracies as fractions, and the report's numbers of the same network.
+    """
+    rows = []
+    for result in results:
+        history, report = result["history"], REPORT.reindex([result["preset"]]).iloc[0]
+        rows.append(
+            {
+                "run": result["run_id"],
+                "parameters": result["model"]["parameters"],
+                "MACs": result["model"]["macs"],
+                "epochs": len(history["loss"]),
+                "s / epoch": float(np.median(history["seconds"])),
+                "device": result["env"]["device"],
+                "train top-1": history["top1"][-1],
+                "val top-1": result["metrics"]["top1"],
+                "val top-5": result["metrics"]["top5"],
+                "report: parameters": report["parameters"],
+                "report: s / epoch": report["seconds_per_epoch"],
+                "report: train top-1": report["train_top1"],
+                "report: val top-1": report["val_top1"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def save_predictions(path, *, probabilities, labels, manifest, images, samples=48, seed=0):
+    """Keeps what the analysis needs of a run's predictions, in some hundred kilobytes.
+
+    Args:
+        path: the `.npz` file.
+        probabilities: (images, classes), of the softmax.
+        labels: (images,) from 0.
+        manifest: of the dataset.
+        images: the JPEG bytes of the same images, in the same order.
+        samples: how many of them are kept for the sheet of predictions, drawn at random.
+        seed: of that draw, so that every run keeps the same images.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    kept = np.sort(np.random.default_rng(seed).permutation(len(labels))[:samples])
+    encoded = [np.frombuffer(images[i], np.uint8) for i in kept]
+    with replacing(path) as file:
+        np.savez_compressed(
+            file,
+            labels=labels.astype(np.uint16),
+            classes=order.astype(np.uint16),
+            probabilities=np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
+            words=np.array(manifest["words"]),
+            sample=kept.astype(np.uint32),
+            jpeg=np.concatenate(encoded),
+            jpeg_sizes=np.array([len(e) for e in encoded], np.uint32),
+        )
+
+
+def load_predictions(path):
+    """Reads what `save_predictions` wrote.
+
+    Args:
+        path: the `.npz` file.
+
+    Returns:
+        Dict: labels (images,), classes and probabilities (images, 5) of the five most probable,
+        words (classes,), sample (samples,) indices, and jpeg, the samples' bytes.
+    """
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    ends = np.cumsum(kept.pop("jpeg_sizes"))
+    kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
+    return kept

@@ -1,0 +1,109 @@
+"""The parameters of a training run, checked before any work begins."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from utils.fishnet import STEMS
+from utils.pipeline import SPLITS
+from utils.presets import get_preset
+from utils.recipes import get_recipe
+from utils.tiny_imagenet import DATASETS
+
+CHOICES = {
+    "dataset": DATASETS,
+    "stem": STEMS,
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "split": SPLITS,
+    "cache": ("memory", "file"),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Fields that are None take the recipe's value.
+
+    Raises:
+        ValueError: a value that is not valid, with the valid ones.
+    """
+
+    preset: str = "simple"  # a name in `utils.presets.PRESETS`
+    dataset: str = "tiny-imagenet"  # or "tiny-shapes"
+    data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
+    recipe: str = "tuned"  # a name in `utils.recipes.RECIPES`
+    epochs: int | None = None  # passes over the training images
+    batch_size: int = 256  # images a step
+    seed: int = 0  # of weights, order and augmentation
+    stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
+    precision: str = "float32"  # Keras dtype policy
+    split: str = "val"  # what is reported on; "holdout" leaves its images out of training
+    label_smoothing: float = 0.0  # share of the target spread over all classes
+    ema: float = 0.0  # momentum of an average of the weights, evaluated beside them; 0: none
+    cache: str = "memory"  # where decoded images are kept; "file": in run_dir
+    run_dir: str | None = None  # None: runs/<what distinguishes this run>
+    results_dir: str = "report/results"  # result JSONs of real runs
+    weights_dir: str = "report/weights"  # final weights of real runs, to be committed
+    checkpoint_every: int | None = None  # epochs
+
+    def __post_init__(self):
+        get_preset(self.preset)
+        recipe = get_recipe(self.recipe)
+        for name, valid in CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(valid)}. Received: {getattr(self, name)!r}"
+                )
+        defaults = {
+            "epochs": recipe.epochs,
+            "checkpoint_every": recipe.checkpoint_every,
+            "data_dir": f"data/{self.dataset}",
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("epochs", "batch_size", "checkpoint_every"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be a whole number from 1. Received: {getattr(self, name)!r}"
+                )
+        for name in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
+        if self.run_dir is None:
+            object.__setattr__(self, "run_dir", f"runs/{self._default_run_id()}")
+
+    def _default_run_id(self):
+        parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
+        parts += [self.preset, self.recipe, f"{self.epochs}ep"]
+        for field in fields(self):
+            if field.name in ("batch_size", "stem", "precision", "split", "label_smoothing", "ema"):
+                value = getattr(self, field.name)
+                parts += [] if value == field.default else [f"{field.name}-{value}"]
+        return "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+
+    @property
+    def run_id(self):
+        """Base name of the run's folder and of its result."""
+        return Path(self.run_dir).name
+
+    @property
+    def command(self):
+        """The papermill command that repeats this run."""
+        named = ("preset", "recipe", "epochs", "seed")
+        plain = RunConfig(self.preset, self.dataset, recipe=self.recipe)
+        usual = {**asdict(plain), "run_dir": f"runs/{self._default_run_id()}"}
+        changed = [
+            f"-p {name} {value}"
+            for name, value in asdict(self).items()
+            if name in named or value != usual[name]
+        ]
+        return (
+            f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb "
+            + " ".join(changed)
+        )
+
+    def identity(self):
+        """The fields that decide the result: what must not change when a run is continued."""
+        incidental = {
+            "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "cache",
+        }  # fmt: skip
+        return {name: value for name, value in asdict(self).items() if name not in incidental}

@@ -1,0 +1,425 @@
+"""Trains one network as a `RunConfig` says; may be cut off and started again at any time.
+
+All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at the end,
+`model.keras`. The numbers are in the result JSON (see `utils.results`).
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from utils import environment, pipeline, results
+from utils.checkpoints import CheckpointError, load_checkpoint, replacing, save_checkpoint
+from utils.models import build_model, count_macs, count_parameters
+from utils.recipes import get_recipe, make_optimizer
+from utils.tiny_imagenet import load_manifest
+
+KEPT_CHECKPOINTS = 2
+REPORTED = {"loss": "cross_entropy", "top1": "top1", "top5": "top5"}  # history name: Keras' name
+
+
+class TrainingError(RuntimeError):
+    """A run cannot start, go on or end; the text says why and what helps."""
+
+
+def train(config):
+    """Trains, evaluates and writes everything that a run leaves behind.
+
+    Started again with the same config it continues from the last checkpoint; a complete run is not
+    repeated, only its log is printed.
+
+    Args:
+        config: a `RunConfig`. The records must exist in `config.data_dir`.
+
+    Returns:
+        The result (see `utils.results`).
+
+    Raises:
+        TrainingError: `run_dir` holds another run, or the loss is no longer finite.
+        utils.tiny_imagenet.DatasetError: the records are missing or of another dataset.
+    """
+    run = _Run(config)
+    if run.result["status"] == "complete":
+        print(f"{config.run_id} is complete; nothing to do. Its log:")
+        for epoch in range(config.epochs):
+            print(run.line(epoch))
+        return run.result
+    run.build()
+    run.restore()
+    run.fit()
+    run.finish()
+    return run.result
+
+
+class _Run:
+    """A run in progress: its folder, its model and its result."""
+
+    def __init__(self, config):
+        self.config = config
+        self.folder = Path(config.run_dir)
+        self.manifest = load_manifest(config.data_dir, verify=False)
+        if self.manifest["dataset"] != config.dataset:
+            raise TrainingError(
+                f"{config.data_dir} holds {self.manifest['dataset']}, not {config.dataset}. "
+                "Choose another data_dir."
+            )
+        manifest_file = Path(config.data_dir) / "manifest.json"
+        self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
+        self.images = pipeline.training_size(self.manifest, config.split)
+        self.steps = max(1, self.images // config.batch_size)
+        self._claim_folder()
+        in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
+        self.result_file = results.result_path(in_results, config.run_id)
+        self.result = self._new_result()
+        if self.result_file.exists() and (self.folder / "model.keras").exists():
+            found = results.read_result(self.result_file)
+            if found["status"] == "complete":
+                self.result = found
+
+    def _claim_folder(self):
+        """Writes `config.json`, or checks that the folder is of this very run."""
+        identity = {**self.config.identity(), "manifest_sha256": self.manifest_sha256}
+        path = self.folder / "config.json"
+        if not path.exists():
+            with replacing(path, "w") as file:
+                json.dump(identity, file, indent=1)
+            return
+        found = json.loads(path.read_text())
+        differing = [
+            f"{name}: {found.get(name)!r} there, {identity.get(name)!r} now"
+            for name in sorted({*found, *identity})
+            if found.get(name) != identity.get(name)
+        ]
+        if differing:
+            raise TrainingError(
+                f"{self.folder} holds a run with other parameters ({'; '.join(differing)}). "
+                "Use the same parameters, another run_dir, or delete that folder."
+            )
+
+    def _new_result(self):
+        config = self.config
+        return {
+            "schema": results.SCHEMA,
+            "run_id": config.run_id,
+            "kind": "train",
+            "status": "running",
+            "command": config.command,
+            "preset": config.preset,
+            "recipe": config.recipe,
+            "task": "classification",
+            "config": {**config.identity(), "recipe_fields": asdict(get_recipe(config.recipe))},
+            "seed": config.seed,
+            "dataset": {
+                "name": self.manifest["dataset"],
+                "split": config.split,
+                "manifest_sha256": self.manifest_sha256,
+                "counts": self.manifest["counts"],
+                "synthetic": self.manifest["synthetic"],
+            },
+            "model": {},
+            "history": {name: [] for name in results.HISTORY},
+            "metrics": {},
+            "seconds": {},
+            "env": environment.describe(config.precision),
+        }
+
+    def new_model(self):
+        """The network of this run with its normalization in front."""
+        recipe = get_recipe(self.config.recipe)
+        mean, std = (0.0,) * 3, (255.0,) * 3
+        if recipe.standardize:
+            mean, std = self.manifest["pixel_mean"], self.manifest["pixel_std"]
+        return build_model(
+            self.config.preset,
+            image_size=self.manifest["image_size"],
+            num_classes=len(self.manifest["classes"]),
+            stem=self.config.stem,
+            normalization=(mean, std),
+        )
+
+    def build(self):
+        """Builds and compiles the model."""
+        config = self.config
+        on_cpu = not environment.has_gpu()
+        keras.utils.set_random_seed(config.seed)
+        if keras.backend.backend() == "tensorflow" and on_cpu:
+            import tensorflow as tf
+
+            tf.config.experimental.enable_op_determinism()
+        keras.config.set_dtype_policy(config.precision)
+        self.model = self.new_model()
+        keras.config.set_dtype_policy("float32")
+        self.model.compile(
+            optimizer=make_optimizer(
+                get_recipe(config.recipe),
+                steps=config.epochs * self.steps,
+                batch_size=config.batch_size,
+                ema=config.ema,
+            ),
+            loss=_cross_entropy(config.label_smoothing),
+            metrics=[
+                keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
+                keras.metrics.SparseCategoricalAccuracy("top1"),
+                keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
+            ],
+            # XLA makes a CPU step about a quarter slower on TensorFlow; JAX has nothing else.
+            jit_compile=not (keras.backend.backend() == "tensorflow" and on_cpu),
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.result["model"] = {
+            "parameters": count_parameters(self.model),
+            "macs": count_macs(self.model),
+        }
+
+    def restore(self):
+        """Continues from the newest checkpoint that can be read, if there is any."""
+        for path in sorted((self.folder / "checkpoints").glob("epoch-*.npz"), reverse=True):
+            try:
+                state = load_checkpoint(path, self.model)
+            except CheckpointError as error:
+                print(error)
+                continue
+            self.result["history"] = state["history"]
+            self.result["seconds"] = state["seconds"]
+            print(f"Continuing {self.config.run_id} after epoch {len(state['history']['loss'])}.")
+            return
+
+    def fit(self):
+        """Trains the epochs that are left."""
+        config = self.config
+        recipe = get_recipe(config.recipe)
+        cache_dir = self._cache_dir()
+        done = len(self.result["history"]["loss"])
+        batches = pipeline.training_batches(
+            config.data_dir,
+            self.manifest,
+            batch_size=config.batch_size,
+            first_epoch=done,
+            epochs=config.epochs,
+            seed=config.seed,
+            split=config.split,
+            augment=recipe.augment,
+            cache_dir=cache_dir,
+        )
+        self.evaluation = pipeline.evaluation_batches(
+            config.data_dir,
+            self.manifest,
+            batch_size=config.batch_size,
+            split=config.split,
+            cache_dir=cache_dir,
+        )
+        callbacks = [_RunLog(self)]
+        if recipe.plateau_patience:
+            callbacks.append(
+                _Plateau(
+                    past_losses=self.result["history"]["val_loss"],
+                    initial_rate=recipe.learning_rate,
+                    monitor="val_cross_entropy",
+                    mode="min",
+                    patience=recipe.plateau_patience,
+                )
+            )
+        self.write()
+        self.model.fit(
+            batches,
+            epochs=config.epochs,
+            initial_epoch=done,
+            steps_per_epoch=self.steps,
+            validation_data=self.evaluation,
+            callbacks=callbacks,
+            verbose=0,
+        )
+
+    def _cache_dir(self):
+        cache = self.folder / "cache"
+        shutil.rmtree(cache, ignore_errors=True)  # of a killed process, perhaps half-written
+        if self.config.cache == "memory":
+            return None
+        cache.mkdir()
+        return cache
+
+    def finish(self):
+        """Writes the final weights, the predictions and the complete result."""
+        final = self.new_model()
+        if self.config.ema:
+            final.set_weights(self.model.get_weights())  # `fit` leaves the average in the model
+            self.result["metrics_ema"] = self._evaluate(final)
+            _save_model(final, self.folder / "model_ema.keras")
+            self.model.set_weights(self.last_weights)
+        final.set_weights(self.model.get_weights())
+        _save_model(final, self.folder / "model.keras")
+        probabilities, labels = self._predict(final)
+        results.save_predictions(
+            self.result_file.with_suffix(".npz"),
+            probabilities=probabilities,
+            labels=labels,
+            manifest=self.manifest,
+            images=pipeline.encoded_images(
+                self.config.data_dir, self.manifest, split=self.config.split
+            ),
+        )
+        if not self.manifest["synthetic"]:
+            weights = Path(self.config.weights_dir) / f"{self.config.run_id}.keras"
+            with replacing(weights) as file:
+                file.write((self.folder / "model.keras").read_bytes())
+        self.result["status"] = "complete"
+        self.write()
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+    def _predict(self, model):
+        labels = np.concatenate([labels.numpy() for _, labels in self.evaluation])
+        logits = model.predict(self.evaluation.map(lambda images, _: images), verbose=0)
+        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
+
+    def _evaluate(self, model):
+        probabilities, labels = self._predict(model)
+        ranks = (probabilities > probabilities[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+        chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+        return {
+            "top1": float((ranks < 1).mean()),
+            "top5": float((ranks < 5).mean()),
+            "loss": float(-np.log(chosen).mean()),
+            "split": self.config.split,
+        }
+
+    def write(self):
+        """Writes the result JSON as it stands."""
+        history = self.result["history"]
+        if history["loss"]:
+            self.result["metrics"] = {
+                **{name: history[f"val_{name}"][-1] for name in REPORTED},
+                "split": self.config.split,
+            }
+        results.write_result(self.result_file, self.result)
+
+    def line(self, epoch):
+        """The log's line about an epoch, counted from 0."""
+        at = {name: values[epoch] for name, values in self.result["history"].items()}
+        return (
+            f"epoch {epoch + 1:3d}/{self.config.epochs}  "
+            f"loss {at['loss']:.3f}  top-1 {at['top1']:6.1%}  top-5 {at['top5']:6.1%}  |  "
+            f"{self.config.split} loss {at['val_loss']:.3f}  top-1 {at['val_top1']:6.1%}  "
+            f"top-5 {at['val_top5']:6.1%}  |  lr {at['learning_rate']:.2g}  "
+            f"{at['seconds']:.0f} s  {at['images_per_second']:.0f} images/s  "
+            f"{at['peak_rss_mb']:.0f} MiB"
+        )
+
+    def end_epoch(self, epoch, measured):
+        """Records an epoch, prints its line, and writes result and checkpoint."""
+        for name, value in measured.items():
+            self.result["history"][name].append(value)
+        self.result["seconds"]["total"] = sum(self.result["history"]["seconds"])
+        print(self.line(epoch), flush=True)
+        last = epoch + 1 == self.config.epochs
+        if last or (epoch + 1) % self.config.checkpoint_every == 0:
+            folder = self.folder / "checkpoints"
+            state = {"history": self.result["history"], "seconds": self.result["seconds"]}
+            save_checkpoint(folder / f"epoch-{epoch + 1:04d}.npz", self.model, state)
+            for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
+                old.unlink()
+        if last and self.config.ema:
+            self.last_weights = self.model.get_weights()
+        self.write()
+
+    def fail(self, epoch, step):
+        """Marks the run as failed and raises."""
+        self.result["status"] = "failed"
+        self.write()
+        raise TrainingError(
+            f"The loss is no longer finite in epoch {epoch + 1}, step {step + 1}. Earlier epochs "
+            f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
+            "help; use another run_dir for it."
+        )
+
+
+class _RunLog(keras.callbacks.Callback):
+    """Measures each epoch and hands it to the run."""
+
+    CHECK_EVERY = 20  # steps between looks at the loss, which wait for an accelerator
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+        self.announced = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.start = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch % self.CHECK_EVERY:
+            return
+        if not math.isfinite(logs["loss"]):
+            self.run.fail(self.epoch, batch)
+        if batch == 0:
+            self.second_step = time.perf_counter()
+        elif not self.announced:
+            self.announced = True
+            rate = batch * self.run.config.batch_size / (time.perf_counter() - self.second_step)
+            print(
+                f"{rate:.0f} images/s, about {self.run.images / rate / 60:.1f} min an epoch, "
+                f"{self.run.config.epochs - self.epoch} to go",
+                flush=True,
+            )
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.run.fail(epoch, self.run.steps - 1)
+        end = time.perf_counter()
+        trained = self.run.steps * self.run.config.batch_size
+        measured = {name: float(logs[metric]) for name, metric in REPORTED.items()}
+        measured |= {f"val_{name}": float(logs[f"val_{m}"]) for name, m in REPORTED.items()}
+        measured |= {
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": round(end - self.start, 2),
+            "images_per_second": round(trained / (self.trained - self.start), 1),
+            "peak_rss_mb": round(environment.peak_rss_mb()),
+        }
+        self.run.end_epoch(epoch, measured)
+
+
+class _Plateau(keras.callbacks.ReduceLROnPlateau):
+    """`ReduceLROnPlateau` that a continued run can rely on.
+
+    Keras forgets its counters at every `fit`; here they are worked out again from the losses of
+    the epochs before.
+    """
+
+    def __init__(self, past_losses, initial_rate, **kwargs):
+        super().__init__(**kwargs)
+        self.past_losses, self.initial_rate = list(past_losses), initial_rate
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.model.optimizer.learning_rate = self.initial_rate
+        for epoch, loss in enumerate(self.past_losses):
+            self.on_epoch_end(epoch, {self.monitor: loss})
+
+
+def _cross_entropy(label_smoothing):
+    """Loss on integer labels and logits, with a share of the target spread over all classes."""
+    if not label_smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def smoothed(labels, logits):
+        exact = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        spread = -keras.ops.mean(keras.ops.log_softmax(logits), axis=-1)
+        return (1 - label_smoothing) * exact + label_smoothing * spread
+
+    return smoothed
+
+
+def _save_model(model, path):
+    temporary = path.with_name(f".{path.name}")
+    temporary = temporary.with_suffix(".keras")
+    model.save(temporary)
+    temporary.replace(path)
