@@ -36,21 +36,24 @@ def test_unusual_widths_that_can_be_built_are_accepted():
     [
         (
             {**SIMPLE, "network_planes": (16, 32)},
-            "`network_planes` must be 11 positive integers. Received: (16, 32)",
+            "`network_planes` must be 11 whole numbers from 1. Received: (16, 32)",
         ),
         (
             {**SIMPLE, "num_res_blks": [1] * 9},
-            f"`num_res_blks` must be 10 positive integers. Received: {[1] * 9}",
+            f"`num_res_blks` must be 10 whole numbers from 1. Received: {[1] * 9}",
         ),
         (
-            {**SIMPLE, "num_trans_blks": [1, 1, 1, 1, 1, 0]},
-            "`num_trans_blks` must be 6 positive integers. Received: [1, 1, 1, 1, 1, 0]",
+            {**SIMPLE, "num_trans_blks": [1, 1, 1, 1, 1, -1]},
+            "`num_trans_blks` must be 6 whole numbers from 0. Received: [1, 1, 1, 1, 1, -1]",
         ),
         (
             {**SIMPLE, "num_res_blks": [1.5] * 10},
-            f"`num_res_blks` must be 10 positive integers. Received: {[1.5] * 10}",
+            f"`num_res_blks` must be 10 whole numbers from 1. Received: {[1.5] * 10}",
         ),
-        ({**SIMPLE, "num_res_blks": 3}, "`num_res_blks` must be 10 positive integers. Received: 3"),
+        (
+            {**SIMPLE, "num_res_blks": 3},
+            "`num_res_blks` must be 10 whole numbers from 1. Received: 3",
+        ),
         (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),
         (with_planes(p0=2), "at least 4"),
         (with_planes(p3=8, p4=8), "network_planes[4] at least 16"),

@@ -1,8 +1,9 @@
 """Read the files of a dataset archive in place: zip, tar, extracted folder or URL.
 
-Whatever the kind, an `Archive` gives `names()` and `read(name)`, in any order, with names relative
-to the dataset's root. A zip and a folder are read where they are. A tar cannot be read at random:
-it is copied once, front to back, into a single scratch file with an index of offsets.
+Whatever the kind, an `Archive` gives `names()` and `read(name)`, in any order and from any thread,
+with names relative to the dataset's root. A zip and a folder are read where they are. A tar cannot
+be read at random: it is copied once, front to back, into a single scratch file with an index of
+offsets.
 """
 
 import gzip
@@ -23,8 +24,8 @@ from typing import BinaryIO, NamedTuple
 import keras
 from tqdm import tqdm
 
-# Where downloads are kept; None is Keras' own cache, ~/.keras.
-DOWNLOAD_CACHE: str | None = None
+# Where downloads are kept: Keras' own cache.
+DOWNLOAD_CACHE = os.environ.get("KERAS_HOME", "~/.keras")
 
 _IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 _BROKEN = (
@@ -178,19 +179,20 @@ def open_archive(
 
 def _download(url: str, sha256: str | None) -> Path:
     """Downloads into the cache; a copy there is used again only if its sha256 is known."""
+    cache = Path(DOWNLOAD_CACHE).expanduser()
     target = hashlib.sha256(url.encode()).hexdigest()[:8] + "-" + posixpath.basename(url)
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         path = keras.utils.get_file(
             target,
             origin=url,
             file_hash=sha256.lower() if sha256 else None,
             hash_algorithm="sha256",
-            cache_dir=DOWNLOAD_CACHE,
+            cache_dir=str(cache),
             force_download=not sha256,
         )
     except Exception as error:  # get_file raises bare Exception
-        for left in Path(DOWNLOAD_CACHE or keras.config.keras_home(), "datasets").glob(target):
-            left.unlink()
+        (cache / "datasets" / target).unlink(missing_ok=True)
         raise DatasetError(
             f"{url} was not downloaded ({error}); check the address, the network, sha256 and the "
             "room on the disk, or pass the path of a copy."
@@ -243,8 +245,7 @@ def _tar_members(source, stream: BinaryIO, scratch: BinaryIO) -> Iterator[Member
 
 
 def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
+    return os.pread(file.fileno(), size, offset)
 
 
 def _not_a_file(source, name: str) -> DatasetError:

@@ -1,5 +1,7 @@
 """What a notebook needs to know about the machine it runs on."""
 
+import contextlib
+import ctypes
 import os
 import platform
 import subprocess
@@ -103,6 +105,16 @@ def peak_rss_mb():
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def release_free_memory():
+    """Gives the system back what is free but still held; on Linux with glibc, elsewhere nothing.
+
+    glibc has a heap for each thread. Small images that one thread reads and another releases leave
+    holes in all of them: with the file cache, 0.3 GiB more after each epoch.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _device_kinds():

@@ -20,6 +20,9 @@ _BOX_WIDTH = 0.62  # of the distance between two stages
 def draw_fish(model, ax=None):
     """Draws a FishNet: a box a stage, as high as its resolution on a log scale.
 
+    In a box stand the channels (bold) and the resolution of the stage's output. Straight arrows are
+    the trunk; curved ones the branches that are concatenated: to the body above, to the head below.
+
     Args:
         model: a model of `build_fishnet`; shapes are read from its stage layers.
         ax: Matplotlib axes to draw on; by default those of a new figure, 16 cm wide.
@@ -30,7 +33,7 @@ def draw_fish(model, ax=None):
     Source: after figure 2 of arXiv 1901.03495.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(16 / 2.54, 7.4 / 2.54), layout="constrained")
+        _, ax = plt.subplots(figsize=(16 / 2.54, 7.6 / 2.54), layout="constrained")
     shapes = {name: model.get_layer(name).output.shape[1:] for name in _STAGES}
     position = {name: x for x, name in enumerate(_STAGES)}
     smallest = min(rows for rows, _, _ in shapes.values())
@@ -49,16 +52,18 @@ def draw_fish(model, ax=None):
                 linewidth=1.2,
             )
         )
-        ax.text(x, 0, str(channels), ha="center", va="center", fontsize=8, fontweight="bold")
-        ax.text(x, -2.35, f"{rows}×{columns}", ha="center", va="center", fontsize=7)
-        ax.text(x, -2.75, name, ha="center", va="center", fontsize=7, color=color)
+        ax.text(x, 0.22, str(channels), ha="center", va="center", fontsize=8, fontweight="bold")
+        ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=6.5)
+        ax.text(x, -3.05, name, ha="center", va="center", fontsize=7, color=color)
 
     for x in range(len(_STAGES) - 1):
         ax.add_patch(_arrow((x + _BOX_WIDTH / 2, 0), (x + 1 - _BOX_WIDTH / 2, 0), "0.25", 0))
     for start, end in _CONNECTIONS:
-        ends = [(position[name], height[name] / 2) for name in (start, end)]
-        ax.add_patch(_arrow(*ends, colors[end.split("_")[0]], -0.45))
-    ax.set(xlim=(-0.5, len(_STAGES) - 0.5), ylim=(-3, 4))
+        part = end.split("_")[0]
+        side = 1 if part == "body" else -1
+        ends = [(position[name], side * height[name] / 2) for name in (start, end)]
+        ax.add_patch(_arrow(*ends, colors[part], -0.45 * side))
+    ax.set(xlim=(-0.5, len(_STAGES) - 0.5), ylim=(-3.2, 4.4))
     ax.axis("off")
     return ax
 

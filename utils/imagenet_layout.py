@@ -1,4 +1,4 @@
-"""The layout of Tiny ImageNet: which images there are, of which class, with which boxes.
+"""The layout of Tiny ImageNet: which images there are, of which class, and reading one of them.
 
 wnids.txt                           class ids (WordNet), one a line
 words.txt                           id, tab, words
@@ -10,9 +10,12 @@ val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
 """
 
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
 
 from utils.archives import Archive, DatasetError
 
@@ -86,6 +89,54 @@ def read_layout(source: Archive) -> Layout:
     return layout
 
 
+def read_image(
+    source: Archive, image: ImageFile, classes: int
+) -> tuple[bytes, bytes | None, Image.Image]:
+    """Reads and decodes one image, and its mask if it has one.
+
+    Args:
+        source: The open archive.
+        image: What to read.
+        classes: Number of classes, the highest value of a mask.
+
+    Returns:
+        JPEG bytes, PNG bytes of the mask or None, and the decoded image, 64x64 RGB or L (gray).
+
+    Raises:
+        DatasetError: Not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
+    """
+    data, mask = source.read(image.name), None
+    decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))
+    if image.mask:
+        mask = source.read(image.mask)
+        highest = _decode(source, image.mask, mask, "PNG", ("L", "P")).getextrema()[1]
+        if highest > classes:
+            raise DatasetError(
+                f"{source.path}: {image.mask} has the value {highest}; draw it with 0 (background) "
+                f"to {classes} (the last class)."
+            )
+    return data, mask, decoded
+
+
+def _decode(source: Archive, name: str, data: bytes, kind: str, modes: tuple) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=(kind,))
+        if image.size == (IMAGE_SIZE, IMAGE_SIZE) and image.mode in modes:
+            image.load()
+            # the decoder alone may not miss the end-of-image marker
+            if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+                raise OSError("truncated")
+            return image
+        problem = f"is {image.width}x{image.height} {image.mode}"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        problem = f"cannot be decoded ({reason})"
+    raise DatasetError(
+        f"{source.path}: {name} {problem}; replace it by a {IMAGE_SIZE}x{IMAGE_SIZE} {kind} with "
+        f"mode {' or '.join(modes)}, or remove it and its annotation."
+    )
+
+
 def _train_images(source: Archive, wnid: str, folders: dict) -> list[ImageFile]:
     folder, boxes_file = f"train/{wnid}", f"{wnid}_boxes.txt"
     if not folders.get(f"{folder}/images"):
@@ -128,6 +179,8 @@ def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[
     """Yields the leading fields and the box of each line."""
     count = len(names.split(","))
     for number, line in enumerate(source.read_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
         fields = line.rstrip().split("\t")
         try:
             x0, y0, x1, y1 = (float(field) for field in fields[count:])

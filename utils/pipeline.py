@@ -67,7 +67,9 @@ def training_batches(
             batches = batches.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
         return batches
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
+    steps = training_size(manifest, split) // batch_size
+    return _prefetched(batches, (epochs - first_epoch) * steps)
 
 
 def evaluation_batches(data_dir, manifest, *, batch_size, split="val", cache_dir=None):
@@ -85,7 +87,9 @@ def evaluation_batches(data_dir, manifest, *, batch_size, split="val", cache_dir
         `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)).
     """
     images = _decoded(data_dir, manifest, *_EVALUATED[split])
-    return _cached(images, cache_dir, split).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    batches = _cached(images, cache_dir, split).batch(batch_size)
+    size = manifest["counts"]["holdout" if split == "holdout" else "validation"]
+    return _prefetched(batches, -(-size // batch_size))
 
 
 def training_size(manifest, split="val"):
@@ -187,6 +191,11 @@ def _decoded(data_dir, manifest, prefix, holdout):
 
 def _cached(images, cache_dir, name):
     return images.cache() if cache_dir is None else images.cache(str(Path(cache_dir) / name))
+
+
+def _prefetched(batches, count):
+    """Prefetches, and tells Keras how many batches there are."""
+    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
 
 
 def _shuffled(images, seed):

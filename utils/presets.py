@@ -19,11 +19,13 @@ class FishNetConfig:
 
     network_planes: tuple[int, ...]  # channels: the stem's, then each stage's own (without branch)
     num_res_blks: tuple[int, ...]  # bottlenecks in the trunk of stages 1-10
-    num_trans_blks: tuple[int, ...]  # bottlenecks in the transfer branch of stages 5-10
+    num_trans_blks: tuple[int, ...]  # bottlenecks in the transfer branch of stages 5-10; 0: none
 
     def __post_init__(self):
-        for field, length in (("network_planes", 11), ("num_res_blks", 10), ("num_trans_blks", 6)):
-            object.__setattr__(self, field, _positive_ints(field, getattr(self, field), length))
+        object.__setattr__(self, "network_planes", _ints("network_planes", self.network_planes, 11))
+        object.__setattr__(self, "num_res_blks", _ints("num_res_blks", self.num_res_blks, 10))
+        branches = _ints("num_trans_blks", self.num_trans_blks, 6, smallest=0)
+        object.__setattr__(self, "num_trans_blks", branches)
 
         planes = self.network_planes
         if min(planes) < 4 or planes[4] < 16:
@@ -56,14 +58,16 @@ class BaselineConfig:
     hidden_units: tuple[int, ...] = (64,)  # ReLU layers between global average and classifier
 
 
-def _positive_ints(field, values, length):
-    """Returns `values` as a tuple of `length` positive ints, or raises ValueError."""
+def _ints(field, values, length, smallest=1):
+    """Returns `values` as a tuple of `length` ints from `smallest` on, or raises ValueError."""
     try:
         numbers = tuple(operator.index(value) for value in values)
     except TypeError:
         numbers = ()
-    if len(numbers) != length or min(numbers) < 1:
-        raise ValueError(f"`{field}` must be {length} positive integers. Received: {values!r}")
+    if len(numbers) != length or min(numbers) < smallest:
+        raise ValueError(
+            f"`{field}` must be {length} whole numbers from {smallest}. Received: {values!r}"
+        )
     return numbers
 
 

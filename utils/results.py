@@ -1,6 +1,7 @@
 """One run, one JSON: the only way that numbers take from training to tables and figures."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,52 @@ def load_predictions(path):
     ends = np.cumsum(kept.pop("jpeg_sizes"))
     kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
     return kept
+
+
+def markdown_results(results):
+    """The results as a Markdown table, for the README.
+
+    Args:
+        results: as `load_results` returns them.
+
+    Returns:
+        The lines of the table.
+    """
+    lines = [
+        "| run | parameters | epochs | s / epoch | device | train top-1 | val top-1 | val top-5 "
+        "| report: train | report: val |",
+        "|---" * 10 + "|",
+    ]
+    for row in results_table(results).to_dict("records"):
+        lines.append(
+            f"| {row['run']} | {row['parameters']:,} | {row['epochs']} | {row['s / epoch']:.0f} "
+            f"| {row['device']} | {row['train top-1']:.1%} | **{row['val top-1']:.1%}** "
+            f"| {row['val top-5']:.1%} | {row['report: train top-1']:.1%} "
+            f"| {row['report: val top-1']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def markdown_commands(results):
+    """The command of each run as a Markdown code block."""
+    return "\n".join(["```", *(result["command"] for result in results), "```"])
+
+
+def fill_in(text, section, content):
+    """Puts content between the marks `<!-- section: … -->` and `<!-- end of section -->`.
+
+    Args:
+        text: a Markdown text.
+        section: name in the marks.
+        content: what shall stand between them.
+
+    Returns:
+        The new text.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    marks = re.compile(rf"(<!-- {section}:[^>]*-->\n).*?(<!-- end of {section} -->)", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"The marks of section {section!r} are missing.")
+    return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)

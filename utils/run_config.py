@@ -17,10 +17,13 @@ CHOICES = {
     "cache": ("memory", "file"),
 }
 
+# tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
+SHAPES_DEFAULTS = {"epochs": 15, "batch_size": 64}
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run. Fields that are None take the recipe's value.
+    """One training run. Fields that are None take a value from the recipe or the dataset.
 
     Raises:
         ValueError: a value that is not valid, with the valid ones.
@@ -31,7 +34,7 @@ class RunConfig:
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     recipe: str = "tuned"  # a name in `utils.recipes.RECIPES`
     epochs: int | None = None  # passes over the training images
-    batch_size: int = 256  # images a step
+    batch_size: int | None = None  # images a step; None: 256, on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
     precision: str = "float32"  # Keras dtype policy
@@ -46,18 +49,13 @@ class RunConfig:
 
     def __post_init__(self):
         get_preset(self.preset)
-        recipe = get_recipe(self.recipe)
+        get_recipe(self.recipe)
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise ValueError(
                     f"{name} must be one of {', '.join(valid)}. Received: {getattr(self, name)!r}"
                 )
-        defaults = {
-            "epochs": recipe.epochs,
-            "checkpoint_every": recipe.checkpoint_every,
-            "data_dir": f"data/{self.dataset}",
-        }
-        for name, value in defaults.items():
+        for name, value in self._implied().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in ("epochs", "batch_size", "checkpoint_every"):
@@ -69,16 +67,32 @@ class RunConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
         if self.run_dir is None:
-            object.__setattr__(self, "run_dir", f"runs/{self._default_run_id()}")
+            object.__setattr__(self, "run_dir", self._usual_run_dir())
 
-    def _default_run_id(self):
+    def _implied(self):
+        """What the fields that are None stand for."""
+        recipe = get_recipe(self.recipe)
+        return {
+            "epochs": recipe.epochs,
+            "batch_size": 256,
+            "checkpoint_every": recipe.checkpoint_every,
+            "data_dir": f"data/{self.dataset}",
+            **(SHAPES_DEFAULTS if self.dataset == "tiny-shapes" else {}),
+        }
+
+    def _unusual(self):
+        """The fields, but for run_dir, whose value is not the default."""
+        usual = {**{field.name: field.default for field in fields(self)}, **self._implied()}
+        usual["run_dir"] = self.run_dir
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    def _usual_run_dir(self):
         parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
         parts += [self.preset, self.recipe, f"{self.epochs}ep"]
-        for field in fields(self):
-            if field.name in ("batch_size", "stem", "precision", "split", "label_smoothing", "ema"):
-                value = getattr(self, field.name)
-                parts += [] if value == field.default else [f"{field.name}-{value}"]
-        return "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+        for name in ("batch_size", "stem", "precision", "split", "label_smoothing", "ema"):
+            if name in self._unusual():
+                parts.append(f"{name}-{getattr(self, name)}")
+        return "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
 
     @property
     def run_id(self):
@@ -88,17 +102,13 @@ class RunConfig:
     @property
     def command(self):
         """The papermill command that repeats this run."""
-        named = ("preset", "recipe", "epochs", "seed")
-        plain = RunConfig(self.preset, self.dataset, recipe=self.recipe)
-        usual = {**asdict(plain), "run_dir": f"runs/{self._default_run_id()}"}
-        changed = [
-            f"-p {name} {value}"
-            for name, value in asdict(self).items()
-            if name in named or value != usual[name]
-        ]
+        named = {name: getattr(self, name) for name in ("preset", "recipe", "epochs", "seed")}
+        named |= self._unusual()
+        if self.run_dir != self._usual_run_dir():
+            named["run_dir"] = self.run_dir
+        parameters = " ".join(f"-p {name} {value}" for name, value in named.items())
         return (
-            f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb "
-            + " ".join(changed)
+            f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb {parameters}"
         )
 
     def identity(self):

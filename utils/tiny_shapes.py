@@ -50,9 +50,11 @@ def draw_tiny_shapes(
         files of 0 (background) and 1 + the class's index in sorted wnids.
     """
     root = Path(root)
+    _make_folders(root / "val")
     lines = []
     for index, (wnid, *_) in enumerate(CLASSES):
         boxes = []
+        _make_folders(root / "train" / wnid)
         for number in range(train_per_class):
             random = np.random.RandomState([seed, 0, index, number])
             name = f"{wnid}_{number}"
@@ -77,12 +79,15 @@ def _line(*fields) -> str:
     return "\t".join(map(str, fields)) + "\n"
 
 
+def _make_folders(folder: Path) -> None:
+    for name in "images", "masks":
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
 def _write(folder: Path, name: str, index: int, random: np.random.RandomState) -> tuple:
     """Writes image and mask; returns the box, edges in pixels."""
     image, alpha = draw_image(*CLASSES[index][1:], random)
     inside = alpha.point([0] * 128 + [1 + index] * 128)
-    for sub in "images", "masks":
-        (folder / sub).mkdir(parents=True, exist_ok=True)
     image.save(folder / "images" / f"{name}.JPEG", quality=92)
     inside.save(folder / "masks" / f"{name}.png")
     return inside.getbbox()
@@ -108,19 +113,18 @@ def draw_image(
     shadow.paste(alpha.filter(ImageFilter.GaussianBlur(2)).point(lambda value: value // 2), (1, 2))
     canvas.paste((15, 15, 25), mask=shadow)
     canvas.paste(_paint(hue, texture, random), mask=alpha)
-    grain = random.normal(0, 5, (IMAGE_SIZE, IMAGE_SIZE, 1))
-    pixels = np.clip(np.asarray(canvas) + grain, 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels), alpha
+    grain = random.randint(-8, 9, (IMAGE_SIZE, IMAGE_SIZE, 1), np.int16)
+    return Image.fromarray((np.asarray(canvas) + grain).clip(0, 255).astype(np.uint8)), alpha
 
 
 def _background(random: np.random.RandomState) -> Image.Image:
     """Blurred patches of colour, with thin lines and small blobs on them."""
-    patches = [[_colour(random.uniform(), 0.45, random) for _ in range(4)] for _ in range(4)]
     fine = 2 * IMAGE_SIZE
-    canvas = Image.fromarray(np.array(patches, np.uint8)).resize((fine, fine), Image.BICUBIC)
+    patches = Image.fromarray(random.randint(60, 200, (4, 4, 3), np.uint8))
+    canvas = patches.resize((fine, fine), Image.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     for _ in range(random.randint(3, 7)):
-        colour = _colour(random.uniform(), 0.9, random)
+        colour = _colour(random.uniform(), random)
         x0, y0, x1, y1 = random.uniform(0, fine, 4)
         if random.uniform() < 0.5:
             draw.line((x0, y0, x1, y1), colour, width=random.randint(2, 5))
@@ -130,17 +134,15 @@ def _background(random: np.random.RandomState) -> Image.Image:
     return canvas.reduce(2)
 
 
-def _colour(hue: float, saturation: float, random: np.random.RandomState) -> tuple[int, int, int]:
-    """A random shade of a hue, at most so saturated."""
-    shade = colorsys.hsv_to_rgb(
-        hue % 1, saturation * random.uniform(0.4, 1), random.uniform(0.3, 0.95)
-    )
+def _colour(hue: float, random: np.random.RandomState) -> tuple[int, int, int]:
+    """A clear colour of a hue."""
+    shade = colorsys.hsv_to_rgb(hue % 1, random.uniform(0.75, 1), random.uniform(0.7, 0.95))
     return tuple(round(255 * part) for part in shade)
 
 
 def _silhouette(shape: str, random: np.random.RandomState) -> Image.Image:
     """The shape at a random place, size and angle, all of it inside of the image."""
-    radius = random.uniform(15, 24)
+    radius = random.uniform(16, 25)
     centre = random.uniform(radius + 1, IMAGE_SIZE - radius - 1, 2)
     points = _outline(shape) @ _rotation(random.uniform(0, 2 * math.pi)) * radius + centre
     mask = Image.new("L", (IMAGE_SIZE * _FINE, IMAGE_SIZE * _FINE))
@@ -177,19 +179,15 @@ def _polar(angles: np.ndarray) -> np.ndarray:
 
 
 def _paint(hue: str, texture: str, random: np.random.RandomState) -> Image.Image:
-    """The object's surface: one shade of a colour, or stripes of light and dark shades of it."""
-    centre = HUES[hue][random.randint(2)]
-    red, green, blue = colorsys.hsv_to_rgb(
-        centre + random.uniform(-0.06, 0.06), random.uniform(0.75, 1), random.uniform(0.7, 0.95)
-    )
-    colour = 255 * np.array([red, green, blue])
-    light, dark = colour + 0.7 * (255 - colour), 0.45 * colour
+    """The object's surface: one shade of a colour, or stripes of a light and a dark one."""
+    hue = HUES[hue][random.randint(2)] + random.uniform(-0.06, 0.06)
+    colour = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _colour(hue, random))
+    light = Image.blend(colour, Image.new("RGB", colour.size, "white"), 0.65)
+    dark = Image.blend(colour, Image.new("RGB", colour.size, "black"), 0.55)
     if texture == "plain":
-        shade = np.full((IMAGE_SIZE, IMAGE_SIZE, 1), random.uniform(-0.7, 0.7))
-    else:
-        angle, period = random.uniform(0, math.pi), random.uniform(7, 10)
-        y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
-        phase = (x * math.cos(angle) + y * math.sin(angle)) / period + random.uniform()
-        shade = np.clip(3 * np.sin(2 * math.pi * phase), -1, 1)[..., None]  # soft edges
-    pixels = colour + np.where(shade > 0, shade * (light - colour), shade * (colour - dark))
-    return Image.fromarray(pixels.round().astype(np.uint8))
+        return Image.blend(colour, (light, dark)[random.randint(2)], random.uniform(0, 0.7))
+    angle, period = random.uniform(0, math.pi), random.uniform(7, 10)
+    x, y = np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE)[:, None]
+    phase = (x * math.cos(angle) + y * math.sin(angle)) / period + random.uniform()
+    wave = (128 + 400 * np.sin(2 * math.pi * phase)).clip(0, 255)  # clipped: soft edges
+    return Image.composite(light, dark, Image.fromarray(wave.astype(np.uint8)))

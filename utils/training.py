@@ -6,9 +6,7 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 
 import hashlib
 import json
-import math
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,13 +14,13 @@ import keras
 import numpy as np
 
 from utils import environment, pipeline, results
+from utils.callbacks import REPORTED, EpochLog, Plateau
 from utils.checkpoints import CheckpointError, load_checkpoint, replacing, save_checkpoint
 from utils.models import build_model, count_macs, count_parameters
 from utils.recipes import get_recipe, make_optimizer
 from utils.tiny_imagenet import load_manifest
 
 KEPT_CHECKPOINTS = 2
-REPORTED = {"loss": "cross_entropy", "top1": "top1", "top5": "top5"}  # history name: Keras' name
 
 
 class TrainingError(RuntimeError):
@@ -215,10 +213,14 @@ class _Run:
             split=config.split,
             cache_dir=cache_dir,
         )
-        callbacks = [_RunLog(self)]
+        self.last_weights = self.model.get_weights()
+        self.write()
+        if done == config.epochs:
+            return
+        callbacks = [EpochLog(self)]
         if recipe.plateau_patience:
             callbacks.append(
-                _Plateau(
+                Plateau(
                     past_losses=self.result["history"]["val_loss"],
                     initial_rate=recipe.learning_rate,
                     monitor="val_cross_entropy",
@@ -226,7 +228,6 @@ class _Run:
                     patience=recipe.plateau_patience,
                 )
             )
-        self.write()
         self.model.fit(
             batches,
             epochs=config.epochs,
@@ -234,6 +235,7 @@ class _Run:
             steps_per_epoch=self.steps,
             validation_data=self.evaluation,
             callbacks=callbacks,
+            shuffle=False,  # the batches come shuffled
             verbose=0,
         )
 
@@ -249,10 +251,7 @@ class _Run:
         """Writes the final weights, the predictions and the complete result."""
         final = self.new_model()
         if self.config.ema:
-            final.set_weights(self.model.get_weights())  # `fit` leaves the average in the model
-            self.result["metrics_ema"] = self._evaluate(final)
-            _save_model(final, self.folder / "model_ema.keras")
-            self.model.set_weights(self.last_weights)
+            self._finish_average(final)
         final.set_weights(self.model.get_weights())
         _save_model(final, self.folder / "model.keras")
         probabilities, labels = self._predict(final)
@@ -278,16 +277,17 @@ class _Run:
         logits = model.predict(self.evaluation.map(lambda images, _: images), verbose=0)
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
 
-    def _evaluate(self, model):
-        probabilities, labels = self._predict(model)
-        ranks = (probabilities > probabilities[np.arange(len(labels)), labels][:, None]).sum(axis=1)
-        chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
-        return {
-            "top1": float((ranks < 1).mean()),
-            "top5": float((ranks < 5).mean()),
-            "loss": float(-np.log(chosen).mean()),
+    def _finish_average(self, final):
+        """Evaluates and saves the average of the weights; the model keeps its own."""
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        measured = self.model.evaluate(self.evaluation, return_dict=True, verbose=0)
+        self.result["metrics_ema"] = {
+            **{name: float(measured[metric]) for name, metric in REPORTED.items()},
             "split": self.config.split,
         }
+        final.set_weights(self.model.get_weights())
+        _save_model(final, self.folder / "model_ema.keras")
+        self.model.set_weights(self.last_weights)
 
     def write(self):
         """Writes the result JSON as it stands."""
@@ -324,8 +324,8 @@ class _Run:
             save_checkpoint(folder / f"epoch-{epoch + 1:04d}.npz", self.model, state)
             for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
                 old.unlink()
-        if last and self.config.ema:
-            self.last_weights = self.model.get_weights()
+        if last:
+            self.last_weights = self.model.get_weights()  # `fit` may end with their average
         self.write()
 
     def fail(self, epoch, step):
@@ -337,72 +337,6 @@ class _Run:
             f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         )
-
-
-class _RunLog(keras.callbacks.Callback):
-    """Measures each epoch and hands it to the run."""
-
-    CHECK_EVERY = 20  # steps between looks at the loss, which wait for an accelerator
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
-        self.announced = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.start = epoch, time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch % self.CHECK_EVERY:
-            return
-        if not math.isfinite(logs["loss"]):
-            self.run.fail(self.epoch, batch)
-        if batch == 0:
-            self.second_step = time.perf_counter()
-        elif not self.announced:
-            self.announced = True
-            rate = batch * self.run.config.batch_size / (time.perf_counter() - self.second_step)
-            print(
-                f"{rate:.0f} images/s, about {self.run.images / rate / 60:.1f} min an epoch, "
-                f"{self.run.config.epochs - self.epoch} to go",
-                flush=True,
-            )
-
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            self.run.fail(epoch, self.run.steps - 1)
-        end = time.perf_counter()
-        trained = self.run.steps * self.run.config.batch_size
-        measured = {name: float(logs[metric]) for name, metric in REPORTED.items()}
-        measured |= {f"val_{name}": float(logs[f"val_{m}"]) for name, m in REPORTED.items()}
-        measured |= {
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": round(end - self.start, 2),
-            "images_per_second": round(trained / (self.trained - self.start), 1),
-            "peak_rss_mb": round(environment.peak_rss_mb()),
-        }
-        self.run.end_epoch(epoch, measured)
-
-
-class _Plateau(keras.callbacks.ReduceLROnPlateau):
-    """`ReduceLROnPlateau` that a continued run can rely on.
-
-    Keras forgets its counters at every `fit`; here they are worked out again from the losses of
-    the epochs before.
-    """
-
-    def __init__(self, past_losses, initial_rate, **kwargs):
-        super().__init__(**kwargs)
-        self.past_losses, self.initial_rate = list(past_losses), initial_rate
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self.model.optimizer.learning_rate = self.initial_rate
-        for epoch, loss in enumerate(self.past_losses):
-            self.on_epoch_end(epoch, {self.monitor: loss})
 
 
 def _cross_entropy(label_smoothing):

@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from utils import environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_only_what_is_missing_is_installed(tmp_path):
+    (tmp_path / "requirements.txt").write_text(
+        "# a comment\nnumpy>=1\npillow>=9999  # too new\nno-such-package\njupyterlab>=9999\n"
+    )
+    missing = environment.missing_requirements(tmp_path / "requirements.txt")
+    assert missing == ["pillow>=9999", "no-such-package"]
+
+
+def test_outside_colab_nothing_is_installed(monkeypatch):
+    monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
+    with pytest.raises(ImportError, match="no-such-package.*pip install -r requirements.txt"):
+        environment.prepare()
+
+
+def test_in_colab_the_missing_ones_are_installed(monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
+    monkeypatch.setattr(environment, "describe", lambda: dict.fromkeys(
+        ("python", "keras", "backend", "cpu_count", "device"), "?"))  # fmt: skip
+    environment.prepare()
+    assert calls[0][1:] == ["-m", "pip", "install", "-q", "no-such-package"]
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks", "report/executed"])
+def test_the_bootstrap_cell_finds_the_root(folder):
+    assert bootstrap(ROOT / folder) == str(ROOT)
+
+
+def test_the_bootstrap_cell_finds_the_root_from_the_command_line(tmp_path):
+    # As papermill does: a process that names the notebook starts the kernel in its own folder.
+    starter = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    )
+    notebook = ROOT / "notebooks" / "03_train.ipynb"
+    assert bootstrap(tmp_path, [sys.executable, "-c", starter], [str(notebook)]) == str(ROOT)
+
+
+def test_the_bootstrap_cell_refuses_another_place(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        bootstrap(tmp_path, ["env", sys.executable, "-c"])
+    assert "Start this notebook inside the project's folder." in failure.value.stderr
+
+
+def bootstrap(folder, starter=(sys.executable, "-c"), words=()):
+    """Runs the cell, without the imports of this project, and returns where it ended up."""
+    book = nbformat.read(ROOT / "notebooks" / "03_train.ipynb", 4)
+    cell = next(c.source for c in book.cells if c.cell_type == "code")
+    source = cell.partition("from utils")[0] + "print(os.getcwd())"
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [*starter, source, *words]
+    options = {"cwd": folder, "env": environ, "capture_output": True, "text": True}
+    return subprocess.run(command, check=True, **options).stdout.strip()

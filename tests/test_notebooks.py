@@ -1,0 +1,83 @@
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from utils.environment import REPOSITORY
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BADGE = re.compile(r"https://colab\.research\.google\.com/github/([\w./-]+\.ipynb)")
+
+
+def cells(path, kind="code"):
+    return [c for c in nbformat.read(path, 4).cells if c.cell_type == kind]
+
+
+def parsed(cell):
+    return ast.parse("\n".join(ln for ln in cell.source.splitlines() if not ln.startswith("%")))
+
+
+def test_they_are_all_there_in_order():
+    assert [p.stem for p in NOTEBOOKS] == [
+        "01_data_conversion", "02_model_building", "03_train", "04_analysis",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_opens_with_title_and_its_own_badge(self, path):
+        first = cells(path, "markdown")[0].source
+        assert first.startswith("# ")
+        assert BADGE.findall(first) == [f"{REPOSITORY}/blob/main/notebooks/{path.name}"]
+
+    def test_one_parameters_cell_of_literals(self, path):
+        tagged = [c for c in cells(path) if "parameters" in c.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        for statement in parsed(tagged[0]).body:
+            assert isinstance(statement, ast.Assign)
+            ast.literal_eval(statement.value)
+
+    def test_defines_no_class_and_no_function(self, path):
+        for cell in cells(path):
+            for node in ast.walk(parsed(cell)):
+                assert not isinstance(node, ast.ClassDef | ast.FunctionDef), cell.source
+
+    def test_code_cells_are_short(self, path):
+        long = [c.source for c in cells(path)[1:] if len(c.source.splitlines()) > 20]
+        assert not long
+
+    def test_outputs_are_of_a_whole_run_without_an_error(self, path):
+        counts = [c.execution_count for c in cells(path)]
+        assert counts == list(range(1, len(counts) + 1))
+        outputs = [o for c in cells(path) for o in c.outputs]
+        assert not [o for o in outputs if o.output_type == "error"]
+
+    def test_last_cell_asserts(self, path):
+        assert any(isinstance(n, ast.Assert) for n in ast.walk(parsed(cells(path)[-1])))
+
+    def test_names_no_place_of_the_machine_it_ran_on(self, path):
+        assert not re.search(r"/(root|home|work|tmp|Users)/\w", path.read_text())
+
+
+def test_the_bootstrap_cell_is_the_same_everywhere():
+    sources = {cells(path)[0].source for path in NOTEBOOKS}
+    assert len(sources) == 1
+    assert f"https://github.com/{REPOSITORY}" in sources.pop()
+
+
+def test_the_repository_has_one_name():
+    pattern = re.compile(r"(?:colab\.research\.google\.com/github|github\.com)/([\w-]+/[\w-]+)")
+    for path in [ROOT / "README.md", *NOTEBOOKS]:
+        named = set(pattern.findall(path.read_text())) - {"kevin-ssy/FishNet", "tensorflow/tpu"}
+        assert named == {REPOSITORY}, path.name
+
+
+def test_readme_and_ci_run_the_same_tests():
+    command = "pytest --nbval-lax"
+    assert (
+        f"pip install -r requirements-test.txt && {command}\n" in (ROOT / "README.md").read_text()
+    )
+    assert command in (ROOT / ".ci/run").read_text().splitlines()

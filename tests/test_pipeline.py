@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils import pipeline
+from utils.tiny_imagenet import load_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(shapes):
+    return load_manifest(shapes)
+
+
+def labels_of(batches):
+    return np.concatenate([labels for _, labels in batches])
+
+
+def test_shapes_dtypes_and_epochs(shapes, manifest):
+    batches = pipeline.training_batches(shapes, manifest, batch_size=32, epochs=3, augment=True)
+    assert batches.element_spec[0] == tf.TensorSpec((32, 64, 64, 3), tf.uint8)
+    assert batches.element_spec[1] == tf.TensorSpec((32,), tf.int32)
+    assert len(list(batches)) == 3 * (24 * 12 // 32)
+
+
+def test_evaluation_is_the_whole_split_in_record_order(shapes, manifest):
+    batches = list(pipeline.evaluation_batches(shapes, manifest, batch_size=40))
+    assert [len(labels) for _, labels in batches] == [40, 40, 16]
+    np.testing.assert_array_equal(np.bincount(labels_of(batches)), [4] * 24)
+    encoded = pipeline.encoded_images(shapes, manifest)
+    first = tf.io.decode_jpeg(encoded[0], channels=3, dct_method="INTEGER_ACCURATE")
+    np.testing.assert_array_equal(batches[0][0][0], first)
+
+
+def test_order_depends_on_seed_and_epoch_alone(shapes, manifest):
+    def epochs(**options):
+        batches = pipeline.training_batches(
+            shapes, manifest, batch_size=32, augment=True, **options
+        )
+        return [images.numpy() for images, _ in batches]
+
+    tf.random.set_seed(1)
+    two = epochs(epochs=2, seed=5)
+    tf.random.set_seed(2)
+    np.testing.assert_array_equal(epochs(epochs=2, seed=5), two)
+    np.testing.assert_array_equal(epochs(epochs=2, first_epoch=1, seed=5), two[9:])
+    assert not np.array_equal(two[:9], two[9:])
+    assert not np.array_equal(epochs(epochs=1, seed=6), two[:9])
+
+
+def test_file_cache_gives_the_same_batches(shapes, manifest, tmp_path):
+    options = {"batch_size": 32, "epochs": 2, "seed": 0}
+    memory = pipeline.training_batches(shapes, manifest, **options)
+    file = pipeline.training_batches(shapes, manifest, cache_dir=tmp_path, **options)
+    for (images, labels), (same_images, same_labels) in zip(memory, file, strict=True):
+        np.testing.assert_array_equal(images, same_images)
+        np.testing.assert_array_equal(labels, same_labels)
+    assert any(tmp_path.iterdir())
+
+
+def test_holdout_is_taken_out_of_training(shapes, manifest):
+    held = pipeline.evaluation_batches(shapes, manifest, batch_size=24, split="holdout")
+    np.testing.assert_array_equal(np.bincount(labels_of(held)), [6] * 24)
+    assert pipeline.training_size(manifest, "holdout") == 24 * 6
+    rest = pipeline.training_batches(shapes, manifest, batch_size=24, epochs=1, split="holdout")
+    seen = {image.numpy().tobytes() for images, _ in rest for image in images}
+    held_out = {image.numpy().tobytes() for images, _ in held for image in images}
+    assert len(seen) == len(held_out) == 24 * 6
+    assert not seen & held_out
+
+
+def test_crops_and_flips_are_those_of_a_reflected_border():
+    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
+    seed = tf.constant([3, 4], tf.int64)
+    augmented = pipeline.random_crop_and_flip(tf.constant(images), seed).numpy()
+    padded = np.pad(images, ((0, 0), (8, 8), (8, 8), (0, 0)), mode="reflect")
+    found = []
+    for source, result in zip(padded, augmented, strict=True):
+        crops = {
+            (top, left, flip): source[top : top + 16, left : left + 16][:, ::flip]
+            for top in range(17)
+            for left in range(17)
+            for flip in (1, -1)
+        }
+        found.append([key for key, crop in crops.items() if np.array_equal(crop, result)])
+    assert all(found)
+    assert 8 <= sum(keys[0][2] == -1 for keys in found) <= 24
+    assert len({keys[0][:2] for keys in found}) > 20
+
+
+def test_label_outside_the_classes_is_refused(shapes, manifest):
+    fewer = {**manifest, "classes": manifest["classes"][:23]}
+    batches = pipeline.evaluation_batches(shapes, fewer, batch_size=8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside the 23 classes"):
+        list(batches)
+
+
+def test_bad_options(shapes, manifest):
+    with pytest.raises(ValueError, match="at most the number of training images, 288.*999"):
+        pipeline.training_batches(shapes, manifest, batch_size=999, epochs=1)
+    with pytest.raises(ValueError, match="split must be one of val, holdout.*'test'"):
+        pipeline.training_size(manifest, "test")

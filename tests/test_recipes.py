@@ -1,0 +1,52 @@
+import keras
+import numpy as np
+import pytest
+
+from utils.recipes import RECIPES, SGD, WarmupLinearDecay, get_recipe, make_optimizer
+
+
+def test_schedule_rises_then_falls_to_zero():
+    schedule = WarmupLinearDecay(peak=0.5, steps=100, warmup=0.15)
+    rates = [float(schedule(step)) for step in (0, 7, 14, 15, 57, 99, 100)]
+    np.testing.assert_allclose(
+        rates, [0.5 / 15, 0.5 * 8 / 15, 0.5, 0.5, 0.5 * 43 / 85, 0.5 / 85, 0], rtol=1e-5
+    )
+
+
+def test_rate_is_scaled_with_the_batch_only_for_tuned():
+    tuned = make_optimizer(RECIPES["tuned"], steps=100, batch_size=512)
+    assert tuned.get_config()["learning_rate"]["config"]["peak"] == 1.0
+    report = make_optimizer(RECIPES["report"], steps=100, batch_size=512)
+    assert float(report.learning_rate) == pytest.approx(1e-3)
+
+
+def test_l2_joins_the_gradient_of_kernels_alone():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 1))
+    layer.kernel.assign([[2.0]])
+    layer.bias.assign([2.0])
+    optimizer = SGD(0.1, l2=0.5, momentum=0.9, nesterov=True)
+    optimizer.apply_gradients([(keras.ops.ones_like(w), w) for w in (layer.kernel, layer.bias)])
+    # Nesterov's first step moves by rate * gradient * (1 + momentum).
+    np.testing.assert_allclose(layer.kernel, [[2 - 0.1 * (1 + 0.5 * 2) * 1.9]], rtol=1e-6)
+    np.testing.assert_allclose(layer.bias, [2 - 0.1 * 1.9], rtol=1e-6)
+
+
+def test_recipes_are_the_described_ones():
+    report, tuned = RECIPES["report"], RECIPES["tuned"]
+    assert (report.optimizer, report.learning_rate, report.epochs) == ("adam", 1e-3, 30)
+    assert (report.augment, report.standardize, report.plateau_patience) == (False, False, 3)
+    assert report.checkpoint_every == 5
+    assert (tuned.optimizer, tuned.learning_rate, tuned.warmup, tuned.l2) == (
+        "sgd",
+        0.5,
+        0.15,
+        5e-4,
+    )
+    assert tuned.augment
+    assert tuned.standardize
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="recipe must be one of report, tuned. .*'tunde'"):
+        get_recipe("tunde")

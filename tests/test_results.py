@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import results
+from utils.analysis import confused_pairs, per_class_accuracy
+from utils.checkpoints import replacing
+
+
+def make_result(**changes):
+    return {
+        "schema": 1, "run_id": "a", "kind": "train", "status": "complete", "preset": "simple",
+        "recipe": "tuned", "dataset": {"name": "tiny-imagenet", "synthetic": False},
+        "model": {"parameters": 654_200, "macs": 14_000_000},
+        "history": {name: [0.25, 0.5] for name in results.HISTORY},
+        "metrics": {"top1": 0.5, "top5": 0.75, "loss": 2.0, "split": "val"},
+        "env": {"device": "a CPU"}, **changes,
+    }  # fmt: skip
+
+
+def test_round_trip_and_shape_checks(tmp_path):
+    path = results.result_path(tmp_path / "results", "a")
+    results.write_result(path, make_result())
+    assert results.read_result(path) == make_result()
+    with pytest.raises(ValueError, match="status must be one of running, complete, failed"):
+        results.write_result(path, make_result(status="done"))
+    uneven = {**make_result()["history"], "loss": [1.0]}
+    with pytest.raises(ValueError, match="one value an epoch"):
+        results.write_result(path, make_result(history=uneven))
+    assert results.read_result(path) == make_result()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="a.json is not a result JSON"):
+        results.read_result(path)
+
+
+def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
+    refused = {
+        "synthetic": {"dataset": {"name": "tiny-imagenet", "synthetic": True}},
+        "shapes": {"dataset": {"name": "tiny-shapes", "synthetic": False}},
+        "like": {"dataset": {"name": "tiny-imagenet-like", "synthetic": False}},
+        "running": {"status": "running"},
+        "failed": {"status": "failed"},
+        "ablation": {"kind": "ablation"},
+        "holdout": {"metrics": {**make_result()["metrics"], "split": "holdout"}},
+    }
+    for run_id, changes in {"kept": {}, **refused}.items():
+        path = results.result_path(tmp_path, run_id)
+        results.write_result(path, make_result(run_id=run_id, **changes))
+    table = results.results_table(results.load_results(tmp_path))
+    assert list(table["run"]) == ["kept"]
+    row = table.iloc[0]
+    assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
+    assert (row["report: val top-1"], row["report: parameters"]) == (0.053, 667_584)
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    with pytest.raises(TypeError), replacing(path, "w") as file:
+        file.write("half" * file.write("half") + None)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "before"
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Six images of three classes; the network takes one of class 0 for 2 and one of 2 for 0."""
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    called = np.array([0, 2, 1, 1, 0, 2])
+    probabilities = np.full((6, 8), 0.05)
+    probabilities[np.arange(6), called] = 0.65
+    words = ["cat, house cat", "dog", "fox", *"abcde"]
+    path = tmp_path / "a.npz"
+    results.save_predictions(
+        path, probabilities=probabilities, labels=labels, manifest={"words": words},
+        images=[bytes([i]) * (i + 1) for i in range(6)], samples=3,
+    )  # fmt: skip
+    return results.load_predictions(path)
+
+
+def test_predictions_round_trip(predictions):
+    np.testing.assert_array_equal(predictions["labels"], [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(predictions["classes"][:, 0], [0, 2, 1, 1, 0, 2])
+    assert predictions["classes"].shape == predictions["probabilities"].shape == (6, 5)
+    assert [len(j) - 1 for j in predictions["jpeg"]] == list(predictions["sample"])
+    assert [j[0] for j in predictions["jpeg"]] == list(predictions["sample"])
+
+
+def test_analysis_of_predictions(predictions):
+    accuracy = per_class_accuracy(predictions)
+    assert accuracy.to_dict() == {"cat": 0.5, "fox": 0.5, "dog": 1.0}
+    first = confused_pairs(predictions, 1).iloc[0]
+    assert list(first) == ["cat", "fox", 1, 1, 2]
+
+
+def test_committed_results_can_be_read():
+    for path in results.result_path("report/results", "x").parent.glob("*.json"):
+        result = results.read_result(path)
+        assert result["run_id"] == path.stem
+        if result["status"] == "running":  # somebody trains while the tests run
+            continue
+        assert result["status"] == "complete"
+        assert not result["dataset"]["synthetic"]
+        if result["kind"] == "train":
+            kept = results.load_predictions(path.with_suffix(".npz"))
+            top1 = (kept["classes"][:, 0] == kept["labels"]).mean()
+            assert top1 == pytest.approx(result["metrics"]["top1"], abs=1e-3)
+        json.dumps(result, allow_nan=False)
+
+
+def test_the_readme_is_in_step_with_the_results():
+    readme = Path("README.md").read_text()
+    runs = results.load_results("report/results")
+    filled = results.fill_in(readme, "results", results.markdown_results(runs))
+    assert results.fill_in(filled, "commands", results.markdown_commands(runs)) == readme
+    with pytest.raises(ValueError, match="marks of section 'nothing' are missing"):
+        results.fill_in(readme, "nothing", "")

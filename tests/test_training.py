@@ -1,0 +1,183 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from utils import recipes, training
+from utils.checkpoints import CheckpointError, load_checkpoint
+from utils.presets import PRESETS, FishNetConfig
+from utils.results import load_predictions, read_result
+from utils.run_config import RunConfig
+from utils.training import TrainingError, train
+
+# As little of a FishNet as there can be: tracing is what takes the time here.
+SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
+
+
+class Killed(Exception):
+    """Stands for the end of a process between two epochs."""
+
+
+@pytest.fixture
+def make_config(shapes, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "small", SMALL)
+
+    def make(name="run", **changes):
+        options = {"dataset": "tiny-shapes", "data_dir": str(shapes), "preset": "small"}
+        options |= {"batch_size": 96, "epochs": 3}
+        return RunConfig(run_dir=str(tmp_path / name), **{**options, **changes})
+
+    return make
+
+
+def stop_after(monkeypatch, epochs):
+    """Makes `train` end as if killed, once that many epochs are written."""
+    end_epoch = training._Run.end_epoch
+
+    def end(run, epoch, measured):
+        end_epoch(run, epoch, measured)
+        if epoch + 1 == epochs:
+            raise Killed
+
+    monkeypatch.setattr(training._Run, "end_epoch", end)
+
+
+def weights_of(config, name):
+    return keras.models.load_model(f"{config.run_dir}/{name}").get_weights()
+
+
+def learned(result):
+    """A result without what may differ from run to run: times, memory, names."""
+    measured = {"seconds", "images_per_second", "peak_rss_mb"}
+    history = {k: v for k, v in result["history"].items() if k not in measured}
+    return history, result["metrics"], result.get("metrics_ema")
+
+
+@pytest.mark.parametrize("recipe", ["tuned", "report"])
+def test_a_continued_run_is_bit_equal(make_config, monkeypatch, capsys, recipe):
+    if recipe == "report":  # a plateau within the three epochs
+        quick = dataclasses.replace(recipes.RECIPES[recipe], plateau_patience=1)
+        monkeypatch.setitem(recipes.RECIPES, recipe, quick)
+    options = {"recipe": recipe, "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
+    whole = train(make_config("whole", **options))
+    cut = make_config("cut", **options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Killed):
+            train(cut)
+    assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
+    left = 2
+    if recipe == "tuned":  # the newest checkpoint is damaged too: the one before is used
+        left = 1
+        newest = sorted(Path(cut.run_dir, "checkpoints").glob("*.npz"))[-1]
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    capsys.readouterr()
+    continued = train(cut)
+    log = capsys.readouterr().out
+    assert f"Continuing cut after epoch {left}." in log
+    assert ("epoch-0002.npz is damaged" in log) == (left == 1)
+    assert learned(continued) == learned(whole)
+    assert continued["metrics_ema"]["loss"] != continued["metrics"]["loss"]
+    for name in ("model.keras", "model_ema.keras"):
+        ours, theirs = weights_of(cut, name), weights_of(make_config("whole"), name)
+        for our, their in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(our, their)
+
+
+def test_what_a_run_leaves_behind(make_config, capsys):
+    config = make_config(epochs=2, recipe="report", cache="file")
+    result = train(config)
+    log = capsys.readouterr().out
+    assert log.count("epoch ") == 2
+    assert "val loss" in log
+    folder = sorted(p.name for p in Path(config.run_dir).iterdir())
+    assert folder == ["checkpoints", "config.json", "model.keras", "run.json", "run.npz"]
+    assert result == json.loads((Path(config.run_dir) / "run.json").read_text())
+    assert result["dataset"]["synthetic"]
+    assert result["status"] == "complete"
+    kept = load_predictions(f"{config.run_dir}/run.npz")
+    assert (kept["classes"][:, 0] == kept["labels"]).mean() == pytest.approx(
+        result["metrics"]["top1"]
+    )
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    np.testing.assert_allclose(model.get_layer("normalization").scale, [1 / 255] * 3)
+    assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
+
+    before = (Path(config.run_dir) / "model.keras").stat().st_mtime_ns
+    assert train(config) == result
+    assert "run is complete; nothing to do" in capsys.readouterr().out
+    assert (Path(config.run_dir) / "model.keras").stat().st_mtime_ns == before
+
+    other = dataclasses.replace(config, seed=3, batch_size=48)
+    with pytest.raises(TrainingError, match=r"batch_size: 96 there, 48 now; seed: 0 there, 3 now"):
+        train(other)
+
+
+def test_a_run_that_diverges_stops_and_says_so(make_config, monkeypatch):
+    wild = dataclasses.replace(recipes.RECIPES["tuned"], learning_rate=1e30)
+    monkeypatch.setitem(recipes.RECIPES, "tuned", wild)
+    config = make_config(batch_size=24)
+    with pytest.raises(TrainingError, match="no longer finite in epoch 1, step 1"):
+        train(config)
+    assert read_result(f"{config.run_dir}/run.json")["status"] == "failed"
+    assert not Path(config.run_dir, "model.keras").exists()
+
+
+def test_checkpoint_of_another_model_leaves_the_model_alone(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="a")], name="b")
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    training.save_checkpoint(tmp_path / "a.npz", model, {})
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="a")], name="b")
+    other.compile("sgd", "mse")
+    other.optimizer.build(other.trainable_variables)
+    before = other.get_weights()
+    with pytest.raises(CheckpointError, match="another model or optimizer: model/b/a/bias"):
+        load_checkpoint(tmp_path / "a.npz", other)
+    np.testing.assert_array_equal(other.get_weights()[0], before[0])
+
+
+def test_records_of_another_dataset_are_refused(shapes, tmp_path):
+    config = RunConfig(data_dir=str(shapes), run_dir=str(tmp_path / "run"))
+    with pytest.raises(TrainingError, match="holds tiny-shapes, not tiny-imagenet"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("preset", "huge", "simple, medium, complex"),
+        ("dataset", "imagenet", "tiny-imagenet, tiny-shapes"),
+        ("recipe", "best", "report, tuned"),
+        ("stem", "quarter", "imagenet, half, full"),
+        ("precision", "float8", "float32, mixed_bfloat16, mixed_float16"),
+        ("split", "test", "val, holdout"),
+        ("cache", "disk", "memory, file"),
+        ("epochs", 0, "whole number from 1"),
+        ("batch_size", 2.5, "whole number from 1"),
+        ("ema", 1.0, r"in \[0, 1\)"),
+    ],
+)
+def test_unknown_values_are_refused_with_the_valid_ones(name, value, text):
+    with pytest.raises(ValueError, match=rf"{text}.*{value}"):
+        RunConfig(**{name: value})
+
+
+def test_defaults_and_names():
+    config = RunConfig()
+    assert (config.epochs, config.batch_size, config.checkpoint_every) == (8, 256, 1)
+    assert config.run_dir == "runs/simple-tuned-8ep-seed0"
+    assert config.command == (
+        "papermill notebooks/03_train.ipynb report/executed/simple-tuned-8ep-seed0.ipynb "
+        "-p preset simple -p recipe tuned -p epochs 8 -p seed 0"
+    )
+    other = RunConfig(preset="complex", recipe="report", stem="half", data_dir="elsewhere")
+    assert other.run_id == "complex-report-30ep-stem-half-seed0"
+    assert other.command.endswith("-p seed 0 -p data_dir elsewhere -p stem half")
+    assert RunConfig(dataset="tiny-shapes").batch_size == 64
