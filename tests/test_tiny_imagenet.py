@@ -372,11 +372,25 @@ def test_download(layout, tmp_path, monkeypatch):
 
 
 def test_the_official_url_has_its_sha256(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(archives, "_download", lambda *a: asked.append(a) or tmp_path / "none")
     with pytest.raises(DatasetError):
         convert(tiny_imagenet.OFFICIAL_URL, tmp_path / "records")
     assert asked == [(tiny_imagenet.OFFICIAL_URL, tiny_imagenet.OFFICIAL_SHA256)]
+
+
+def test_an_archive_in_data_is_taken_instead_of_the_official_url(
+    layout, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    tar = pack_tar(layout, tmp_path / "data" / "tiny-imagenet-200.tar.xz")
+    convert(tiny_imagenet.OFFICIAL_URL, "records", **SHARDS)
+    assert "Taking data/tiny-imagenet-200.tar.xz" in capsys.readouterr().out
+    pack_zip(layout, tar.with_name("tiny-imagenet-200.zip"))  # not the official one
+    with pytest.raises(DatasetError, match=f"expected {tiny_imagenet.OFFICIAL_SHA256}"):
+        convert(tiny_imagenet.OFFICIAL_URL, "again")
 
 
 def test_a_finished_conversion_needs_no_archive(layout, tmp_path, capsys):

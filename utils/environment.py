@@ -56,12 +56,28 @@ def prepare():
         raise ImportError(
             f"missing: {', '.join(missing)}. Install with: pip install -r requirements.txt"
         )
-    found = describe()
+    with _quiet_start():
+        found = describe()
     print(
         f"Python {found['python']}, Keras {found['keras']} on {found['backend']}, "
         f"{found['cpu_count']} CPU cores; "
         + (f"GPU: {found['device']}" if has_gpu() else f"no GPU found, using {found['device']}")
     )
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    """Keeps what TensorFlow logs while it starts, before any log level counts, off the notebook."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def has_gpu():

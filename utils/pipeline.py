@@ -138,6 +138,29 @@ def encoded_images(data_dir, manifest, *, split="val"):
     return [encoded.numpy() for encoded, _ in _records(data_dir, manifest, *_EVALUATED[split])]
 
 
+def labelled_boxes(data_dir, manifest, *, count=32):
+    """The first records of the first train shard, to be looked at.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.tiny_imagenet.load_manifest` returns for it.
+        count: how many.
+
+    Returns:
+        List of (JPEG bytes, words of the class, box), the box as (xmin, ymin, xmax, ymax) in [0, 1]
+        or None.
+    """
+    shard = min(name for name in manifest["shards"] if name.startswith("train"))
+    found = []
+    for record in tf.data.TFRecordDataset(str(Path(data_dir) / shard)).take(count):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        edges = [features[f"image/object/bbox/{e}"] for e in ("xmin", "ymin", "xmax", "ymax")]
+        box = tuple(e.float_list.value[0] for e in edges if e.float_list.value)
+        words = manifest["words"][features["image/class/label"].int64_list.value[0] - 1]
+        found.append((features["image/encoded"].bytes_list.value[0], words, box or None))
+    return found
+
+
 # split that a run reports on: (shards, whether their hold-out images are the ones wanted)
 _EVALUATED = {"val": ("validation", None), "holdout": ("train", True)}
 

@@ -55,7 +55,8 @@ def convert(
     the archive, and not repeated; if one of its shards is damaged, all are rebuilt.
 
     Args:
-        archive: Path of a zip, tar.xz, tar.gz or folder, or a URL.
+        archive: Path of a zip, tar.xz, tar.gz or folder, or a URL. In place of the official URL a
+            file of its name in `data/`, or a tar of it, is taken if there is one.
         output_dir: Folder of the records: new, empty or of an earlier conversion.
         sha256: Expected digest of the archive file; the official URL has its own.
         train_shards: Number of train files.
@@ -68,9 +69,13 @@ def convert(
         DatasetError: Anything wrong with the archive, its files, `output_dir` or the disk.
     """
     shards = {"train": train_shards, "validation": validation_shards}
+    if manifest := _finished(output_dir, shards):
+        return manifest
     if str(archive) == OFFICIAL_URL:
-        sha256 = sha256 or OFFICIAL_SHA256
-    return _finished(output_dir, shards) or _build(archive, Path(output_dir), sha256, shards)
+        archive = _at_hand(Path(OFFICIAL_URL).stem) or archive
+        if str(archive).endswith(".zip"):
+            sha256 = sha256 or OFFICIAL_SHA256
+    return _build(archive, Path(output_dir), sha256, shards)
 
 
 def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> dict:
@@ -157,6 +162,16 @@ def prepare_dataset(
     with tempfile.TemporaryDirectory() as root:
         drawn = tiny_shapes.draw_tiny_shapes(root, **shapes_options)
         return _build(drawn, Path(data_dir), None, shards)
+
+
+def _at_hand(name: str, folder: str = "data") -> Path | None:
+    """An archive that somebody has put into `folder`, so that nothing is downloaded."""
+    for ending in (".zip", ".tar.xz", ".tar.gz"):
+        path = Path(folder, name + ending)
+        if path.exists():
+            print(f"Taking {path} instead of downloading.")
+            return path
+    return None
 
 
 def _finished(output_dir: str | os.PathLike, shards: dict) -> dict | None:

@@ -274,7 +274,7 @@ class _Run:
 
     def _predict(self, model):
         labels = np.concatenate([labels.numpy() for _, labels in self.evaluation])
-        logits = model.predict(self.evaluation.map(lambda images, _: images), verbose=0)
+        logits = model.predict(self.evaluation, verbose=0)  # labels are passed over
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
 
     def _finish_average(self, final):
