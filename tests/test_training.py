@@ -33,16 +33,30 @@ def make_config(shapes, tmp_path, monkeypatch):
     return make
 
 
-def stop_after(monkeypatch, epochs):
-    """Makes `train` end as if killed, once that many epochs are written."""
-    end_epoch = training._Run.end_epoch
+@pytest.fixture
+def killed(monkeypatch):
+    """Trains, but ends as if killed once that many epochs are written."""
 
-    def end(run, epoch, measured):
-        end_epoch(run, epoch, measured)
-        if epoch + 1 == epochs:
-            raise Killed
+    def train_until(config, epochs):
+        end_epoch = training._Run.end_epoch
 
-    monkeypatch.setattr(training._Run, "end_epoch", end)
+        def end(run, epoch, measured):
+            end_epoch(run, epoch, measured)
+            if epoch + 1 == epochs:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Run, "end_epoch", end)
+            with pytest.raises(Killed):
+                train(config)
+
+    return train_until
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def weights_of(config, name):
@@ -57,30 +71,26 @@ def learned(result):
 
 
 @pytest.mark.parametrize("recipe", ["tuned", "report"])
-def test_a_continued_run_is_bit_equal(make_config, monkeypatch, capsys, recipe):
+def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys, recipe):
     if recipe == "report":  # a plateau within the three epochs
         quick = dataclasses.replace(recipes.RECIPES[recipe], plateau_patience=1)
         monkeypatch.setitem(recipes.RECIPES, recipe, quick)
     options = {"recipe": recipe, "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
     whole = train(make_config("whole", **options))
     cut = make_config("cut", **options)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Killed):
-            train(cut)
+    killed(cut, 2)
     assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
     left = 2
-    if recipe == "tuned":  # the newest checkpoint is damaged too: the one before is used
-        left = 1
-        newest = sorted(Path(cut.run_dir, "checkpoints").glob("*.npz"))[-1]
-        content = bytearray(newest.read_bytes())
-        content[len(content) // 2] ^= 1
-        newest.write_bytes(content)
+    if recipe == "tuned":  # its newest checkpoint is damaged; then killed with nothing left to do
+        damage(sorted(Path(cut.run_dir, "checkpoints").glob("*.npz"))[-1])
+        capsys.readouterr()
+        killed(cut, left := 3)
+        log = capsys.readouterr().out
+        assert "epoch-0002.npz is damaged" in log
+        assert "Continuing cut after epoch 1." in log
     capsys.readouterr()
     continued = train(cut)
-    log = capsys.readouterr().out
-    assert f"Continuing cut after epoch {left}." in log
-    assert ("epoch-0002.npz is damaged" in log) == (left == 1)
+    assert f"Continuing cut after epoch {left}." in capsys.readouterr().out
     assert learned(continued) == learned(whole)
     assert continued["metrics_ema"]["loss"] != continued["metrics"]["loss"]
     for name in ("model.keras", "model_ema.keras"):

@@ -69,7 +69,7 @@ def plot_curves(results):
             )
     left.set(title="Cross-entropy", xlabel="epoch", ylabel="loss", ylim=(0, None))
     right.set(title="Accuracy", xlabel="epoch", ylabel="top-1", ylim=(0, None))
-    right.yaxis.set_major_formatter(PercentFormatter(1))
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -97,9 +97,9 @@ def plot_parameters(table, report):
     for name, x, y in report[["parameters", "val_top1"]].itertuples():
         name = name.removesuffix("_report")
         axes.annotate(name, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set(xscale="log", xlim=(4e5, 6e7), ylim=(0, None))
+    axes.set(xscale="log", xlim=(4e5, 6e7), ylim=(0, 1.12 * table["val top-1"].max()))
     axes.set(xlabel="trainable parameters", ylabel="val top-1")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="upper right")
     return figure
 
@@ -121,7 +121,7 @@ def plot_per_class(accuracy, count=10):
         axes.barh(part.index, part.values, color=color)
         axes.axvline(accuracy.mean(), color="0.3", lw=1, ls=":")
         axes.set(title=title, xlabel="top-1 (dotted: mean)", xlim=(0, 1))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(visible=False, axis="y")
     return figure
 
@@ -151,7 +151,7 @@ def plot_confused(pairs):
 
 
 def plot_predictions(predictions, rows=4, columns=6):
-    """Images with what the network called them: green frame when right, red when wrong.
+    """Images with what the network called them: green frame when right, orange when wrong.
 
     Args:
         predictions: as `utils.results.load_predictions` returns them.

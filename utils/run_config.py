@@ -18,7 +18,7 @@ CHOICES = {
 }
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
-SHAPES_DEFAULTS = {"epochs": 15, "batch_size": 64}
+SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
 
 
 @dataclass(frozen=True)
