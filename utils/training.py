@@ -63,7 +63,7 @@ class _Run:
         self.config = config
         self.folder = Path(config.run_dir)
         self.manifest = load_manifest(config.data_dir, verify=False)
-        if self.manifest["dataset"] != config.dataset:
+        if self.manifest["synthetic"] != (config.dataset == "tiny-shapes"):
             raise TrainingError(
                 f"{config.data_dir} holds {self.manifest['dataset']}, not {config.dataset}. "
                 "Choose another data_dir."
