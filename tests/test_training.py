@@ -104,7 +104,8 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     result = train(config)
     log = capsys.readouterr().out
     assert log.count("epoch ") == 2
-    assert "val loss" in log
+    val = result["metrics"]
+    assert f"| val {val['loss']:.3f} {val['top1']:.1%} {val['top5']:.1%} | lr 0.001 |" in log
     folder = sorted(p.name for p in Path(config.run_dir).iterdir())
     assert folder == ["checkpoints", "config.json", "model.keras", "run.json", "run.npz"]
     assert result == json.loads((Path(config.run_dir) / "run.json").read_text())
@@ -152,10 +153,12 @@ def test_checkpoint_of_another_model_leaves_the_model_alone(tmp_path):
     np.testing.assert_array_equal(other.get_weights()[0], before[0])
 
 
-def test_records_of_another_dataset_are_refused(shapes, tmp_path):
+def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     config = RunConfig(data_dir=str(shapes), run_dir=str(tmp_path / "run"))
     with pytest.raises(TrainingError, match="holds tiny-shapes, not tiny-imagenet"):
         train(config)
+    with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
+        train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))
     assert not (tmp_path / "run").exists()
 
 

@@ -36,9 +36,10 @@ class EpochLog(keras.callbacks.Callback):
             self.second_step = time.perf_counter()
         elif not self.announced:
             self.announced = True
-            rate = batch * self.run.config.batch_size / (time.perf_counter() - self.second_step)
+            rate = batch / (time.perf_counter() - self.second_step)
             print(
-                f"{rate:.0f} images/s, about {self.run.images / rate / 60:.1f} min an epoch, "
+                f"{rate * self.run.config.batch_size:.0f} images/s, about "
+                f"{self.run.steps / rate / 60:.1f} min an epoch, "
                 f"{self.run.config.epochs - self.epoch} to go",
                 flush=True,
             )

@@ -47,11 +47,7 @@ def training_batches(
     Raises:
         ValueError: unknown split, or a batch larger than the data.
     """
-    if batch_size > training_size(manifest, split):
-        raise ValueError(
-            f"batch_size must be at most the number of training images, "
-            f"{training_size(manifest, split)}. Received: batch_size={batch_size}"
-        )
+    steps = steps_per_epoch(manifest, split, batch_size)
     images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None)
     images = _cached(images, cache_dir, "train")
 
@@ -68,7 +64,6 @@ def training_batches(
         return batches
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    steps = training_size(manifest, split) // batch_size
     return _prefetched(batches, (epochs - first_epoch) * steps)
 
 
@@ -98,6 +93,17 @@ def training_size(manifest, split="val"):
         raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: split={split!r}")
     counts = manifest["counts"]
     return counts["train"] - (counts["holdout"] if split == "holdout" else 0)
+
+
+def steps_per_epoch(manifest, split, batch_size):
+    """Whole batches in an epoch; `ValueError` when there is none."""
+    images = training_size(manifest, split)
+    if batch_size > images:
+        raise ValueError(
+            f"batch_size must be at most the number of training images, {images}. "
+            f"Received: batch_size={batch_size}"
+        )
+    return images // batch_size
 
 
 def random_crop_and_flip(images, seed):

@@ -70,8 +70,7 @@ class _Run:
             )
         manifest_file = Path(config.data_dir) / "manifest.json"
         self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
-        self.images = pipeline.training_size(self.manifest, config.split)
-        self.steps = max(1, self.images // config.batch_size)
+        self.steps = pipeline.steps_per_epoch(self.manifest, config.split, config.batch_size)
         self._claim_folder()
         in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
         self.result_file = results.result_path(in_results, config.run_id)
@@ -303,12 +302,11 @@ class _Run:
         """The log's line about an epoch, counted from 0."""
         at = {name: values[epoch] for name, values in self.result["history"].items()}
         return (
-            f"epoch {epoch + 1:3d}/{self.config.epochs}  "
-            f"loss {at['loss']:.3f}  top-1 {at['top1']:6.1%}  top-5 {at['top5']:6.1%}  |  "
-            f"{self.config.split} loss {at['val_loss']:.3f}  top-1 {at['val_top1']:6.1%}  "
-            f"top-5 {at['val_top5']:6.1%}  |  lr {at['learning_rate']:.2g}  "
-            f"{at['seconds']:.0f} s  {at['images_per_second']:.0f} images/s  "
-            f"{at['peak_rss_mb']:.0f} MiB"
+            f"epoch {epoch + 1}/{self.config.epochs} "
+            f"loss {at['loss']:.3f} top-1 {at['top1']:.1%} top-5 {at['top5']:.1%} | "
+            f"{self.config.split} {at['val_loss']:.3f} {at['val_top1']:.1%} {at['val_top5']:.1%} | "
+            f"lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
+            f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
         )
 
     def end_epoch(self, epoch, measured):
