@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from tensorflow.io import decode_jpeg
 
 from utils import results
 from utils.analysis import confused_pairs, per_class_accuracy
@@ -108,6 +110,17 @@ def test_committed_results_can_be_read():
             top1 = (kept["classes"][:, 0] == kept["labels"]).mean()
             assert top1 == pytest.approx(result["metrics"]["top1"], abs=1e-3)
         json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("path", sorted(Path("report/weights").glob("*.keras")), ids=str)
+def test_committed_weights_give_the_committed_predictions(path):
+    kept = results.load_predictions(f"report/results/{path.stem}.npz")
+    options = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+    images = np.stack([decode_jpeg(jpeg, **options) for jpeg in kept["jpeg"]])
+    model = keras.models.load_model(path)
+    probabilities = keras.ops.softmax(model.predict(images, verbose=0)).numpy()
+    chosen = np.take_along_axis(probabilities, kept["classes"][kept["sample"]].astype(int), axis=1)
+    np.testing.assert_allclose(chosen, kept["probabilities"][kept["sample"]], atol=2e-3)
 
 
 def test_the_readme_is_in_step_with_the_results():

@@ -9,6 +9,8 @@ Source: Sun et al., "FishNet: A Versatile Backbone for Image, Region, and Pixel 
 NeurIPS 2018 (arXiv 1901.03495), and github.com/kevin-ssy/FishNet at commit b968f02.
 """
 
+import math
+
 import keras
 from keras import layers
 
@@ -118,14 +120,17 @@ def _conv(x, filters, kernel_size, name, *, stride=1, dilation=1, use_bias=False
         padding="same" if stride == 1 else "valid",
         dilation_rate=dilation,
         use_bias=use_bias,
-        kernel_initializer=_initializer(),
+        kernel_initializer=_initializer(kernel_size, filters),
         name=name,
     )(x)
 
 
-def _initializer():
-    """Normal with std sqrt(2 / (k * k * out)), as in the original."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+def _initializer(kernel_size, filters):
+    """Normal with std sqrt(2 / (k * k * out)), as in the original.
+
+    `VarianceScaling` would give the same, but its saved form changes from one Keras to the next.
+    """
+    return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (kernel_size**2 * filters)))
 
 
 def _bn(x, name):
@@ -227,5 +232,5 @@ def _score(x, num_classes, name):
     x = _conv(_bn_relu(x, name, 1), x.shape[-1] // 2, 1, f"{name}_conv1")
     x = layers.GlobalAveragePooling2D(name=f"{name}_average")(_bn_relu(x, name, 2))
     return layers.Dense(
-        num_classes, kernel_initializer=_initializer(), dtype="float32", name="logits"
+        num_classes, kernel_initializer=_initializer(1, num_classes), dtype="float32", name="logits"
     )(x)
