@@ -56,12 +56,27 @@ def test_the_bootstrap_cell_refuses_another_place(tmp_path):
     assert "Start this notebook inside the project's folder." in failure.value.stderr
 
 
-def bootstrap(folder, starter=(sys.executable, "-c"), words=()):
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_bootstrap_cell_clones_in_colab(tmp_path):
+    # git is told to take this checkout for the public repository.
+    git = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{environment.REPOSITORY}",
+    }
+    colab = "import sys; sys.modules['google.colab'] = sys\n"
+    assert bootstrap(tmp_path, before=colab, environ=git) == str(tmp_path / "project")
+    assert (tmp_path / "project" / "notebooks" / "03_train.ipynb").exists()
+    # Run again in the same session, the cell finds what it cloned.
+    assert bootstrap(tmp_path / "project") == str(tmp_path / "project")
+
+
+def bootstrap(folder, starter=(sys.executable, "-c"), words=(), before="", environ=None):
     """Runs the cell, without the imports of this project, and returns where it ended up."""
     book = nbformat.read(ROOT / "notebooks" / "03_train.ipynb", 4)
     cell = next(c.source for c in book.cells if c.cell_type == "code")
-    source = cell.partition("from utils")[0] + "print(os.getcwd())"
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    source = before + cell.partition("from utils")[0] + "print(os.getcwd())"
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | (environ or {})
     command = [*starter, source, *words]
     options = {"cwd": folder, "env": environ, "capture_output": True, "text": True}
     return subprocess.run(command, check=True, **options).stdout.strip()
