@@ -1,10 +1,15 @@
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from utils import recipes, training
 from utils.checkpoints import CheckpointError, load_checkpoint
@@ -99,6 +104,42 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys, 
             np.testing.assert_array_equal(our, their)
 
 
+TRAIN = """
+import sys
+from utils.presets import PRESETS, FishNetConfig
+from utils.run_config import RunConfig
+from utils.training import train
+PRESETS["small"] = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
+train(RunConfig(preset="small", dataset="tiny-shapes", data_dir=sys.argv[1], batch_size=96,
+                epochs=8, checkpoint_every=1, run_dir=sys.argv[2]))
+"""
+
+
+def start_training(data_dir, run_dir):
+    command = [sys.executable, "-u", "-c", TRAIN, str(data_dir), str(run_dir)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes)
+
+
+def test_a_killed_process_is_continued_bit_equal(shapes, tmp_path):
+    whole = start_training(shapes, tmp_path / "whole")
+    assert whole.communicate()[0].count("epoch ") == 8
+    random = np.random.default_rng(0)
+    for epoch in (2, 5):  # somewhere in the half second after this epoch's line
+        process = start_training(shapes, tmp_path / "cut")
+        for line in process.stdout:
+            if line.startswith(f"epoch {epoch}/8"):
+                time.sleep(random.uniform(0, 0.5))
+                process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert "Continuing cut after epoch" in start_training(shapes, tmp_path / "cut").communicate()[0]
+    results = [read_result(tmp_path / name / f"{name}.json") for name in ("whole", "cut")]
+    assert learned(results[0]) == learned(results[1])
+    models = [keras.models.load_model(tmp_path / n / "model.keras") for n in ("whole", "cut")]
+    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_what_a_run_leaves_behind(make_config, capsys):
     config = make_config(epochs=2, recipe="report", cache="file")
     result = train(config)
@@ -107,7 +148,7 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     val = result["metrics"]
     assert f"| val {val['loss']:.3f} {val['top1']:.1%} {val['top5']:.1%} | lr 0.001 |" in log
     folder = sorted(p.name for p in Path(config.run_dir).iterdir())
-    assert folder == ["checkpoints", "config.json", "model.keras", "run.json", "run.npz"]
+    assert folder == ["checkpoints", "config.json", "lock", "model.keras", "run.json", "run.npz"]
     assert result == json.loads((Path(config.run_dir) / "run.json").read_text())
     assert result["dataset"]["synthetic"]
     assert result["status"] == "complete"
@@ -127,6 +168,17 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     other = dataclasses.replace(config, seed=3, batch_size=48)
     with pytest.raises(TrainingError, match=r"batch_size: 96 there, 48 now; seed: 0 there, 3 now"):
         train(other)
+
+
+def test_a_folder_in_use_is_refused(make_config):
+    config = make_config()
+    Path(config.run_dir).mkdir()
+    with (
+        FileLock(Path(config.run_dir, "lock")),
+        pytest.raises(TrainingError, match="Another process is training in .*run"),
+    ):
+        train(config)
+    assert [p.name for p in Path(config.run_dir).iterdir()] == ["lock"]
 
 
 def test_a_run_that_diverges_stops_and_says_so(make_config, monkeypatch):

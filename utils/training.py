@@ -4,6 +4,7 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 `model.keras`. The numbers are in the result JSON (see `utils.results`).
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from filelock import FileLock, Timeout
 
 from utils import environment, pipeline, results
 from utils.callbacks import REPORTED, EpochLog, Plateau
@@ -40,19 +42,21 @@ def train(config):
         The result (see `utils.results`).
 
     Raises:
-        TrainingError: `run_dir` holds another run, or the loss is no longer finite.
+        TrainingError: `run_dir` holds another run or is in use, or the loss is no longer finite.
         utils.tiny_imagenet.DatasetError: the records are missing or of another dataset.
     """
     run = _Run(config)
-    if run.result["status"] == "complete":
-        print(f"{config.run_id} is complete; nothing to do. Its log:")
-        for epoch in range(config.epochs):
-            print(run.line(epoch))
-        return run.result
-    run.build()
-    run.restore()
-    run.fit()
-    run.finish()
+    with run.alone():
+        run.claim_folder()
+        if run.result["status"] == "complete":
+            print(f"{config.run_id} is complete; nothing to do. Its log:")
+            for epoch in range(config.epochs):
+                print(run.line(epoch))
+            return run.result
+        run.build()
+        run.restore()
+        run.fit()
+        run.finish()
     return run.result
 
 
@@ -71,7 +75,6 @@ class _Run:
         manifest_file = Path(config.data_dir) / "manifest.json"
         self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
         self.steps = pipeline.steps_per_epoch(self.manifest, config.split, config.batch_size)
-        self._claim_folder()
         in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
         self.result_file = results.result_path(in_results, config.run_id)
         self.result = self._new_result()
@@ -80,7 +83,20 @@ class _Run:
             if found["status"] == "complete":
                 self.result = found
 
-    def _claim_folder(self):
+    @contextlib.contextmanager
+    def alone(self):
+        """Keeps other processes out of the folder; the system opens it again if this one dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise TrainingError(
+                f"Another process is training in {self.folder}. Wait for it, stop it, or use "
+                "another run_dir."
+            ) from None
+
+    def claim_folder(self):
         """Writes `config.json`, or checks that the folder is of this very run."""
         identity = {**self.config.identity(), "manifest_sha256": self.manifest_sha256}
         path = self.folder / "config.json"
@@ -177,7 +193,10 @@ class _Run:
 
     def restore(self):
         """Continues from the newest checkpoint that can be read, if there is any."""
-        for path in sorted((self.folder / "checkpoints").glob("epoch-*.npz"), reverse=True):
+        checkpoints = self.folder / "checkpoints"
+        for half_written in checkpoints.glob(".*"):  # by a killed process
+            half_written.unlink()
+        for path in sorted(checkpoints.glob("epoch-*.npz"), reverse=True):
             try:
                 state = load_checkpoint(path, self.model)
             except CheckpointError as error:
