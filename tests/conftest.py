@@ -1,4 +1,5 @@
 import pytest
+from layouts import sample_files
 
 from utils.tiny_imagenet import prepare_dataset
 
@@ -9,3 +10,12 @@ def shapes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "tiny-shapes"
     prepare_dataset("tiny-shapes", folder, train_per_class=12, validation_per_class=4)
     return folder
+
+
+@pytest.fixture
+def layout(tmp_path):
+    root = tmp_path / "tiny"
+    for name, data in sample_files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root

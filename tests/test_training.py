@@ -170,6 +170,19 @@ def test_what_a_run_leaves_behind(make_config, capsys):
         train(other)
 
 
+def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsys):
+    run = training._Run(make_config(weights_dir=str(tmp_path / "weights")))
+    run.folder.mkdir()
+    (run.folder / "model.keras").write_bytes(b"123")
+    monkeypatch.setattr(training, "LARGEST_KEPT_WEIGHTS", 2)
+    run._keep_weights()
+    assert "The weights stay in" in capsys.readouterr().out
+    assert not (tmp_path / "weights").exists()
+    monkeypatch.setattr(training, "LARGEST_KEPT_WEIGHTS", 3)
+    run._keep_weights()
+    assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
+
+
 def test_a_folder_in_use_is_refused(make_config):
     config = make_config()
     Path(config.run_dir).mkdir()

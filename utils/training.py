@@ -23,6 +23,7 @@ from utils.recipes import get_recipe, make_optimizer
 from utils.tiny_imagenet import load_manifest
 
 KEPT_CHECKPOINTS = 2
+LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
 
 
 class TrainingError(RuntimeError):
@@ -283,12 +284,21 @@ class _Run:
             ),
         )
         if not self.manifest["synthetic"]:
-            weights = Path(self.config.weights_dir) / f"{self.config.run_id}.keras"
-            with replacing(weights) as file:
-                file.write((self.folder / "model.keras").read_bytes())
+            self._keep_weights()
         self.result["status"] = "complete"
         self.write()
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+    def _keep_weights(self):
+        """Copies the final weights to where they can be committed, unless they are too large."""
+        weights = (self.folder / "model.keras").read_bytes()
+        if len(weights) > LARGEST_KEPT_WEIGHTS:
+            print(
+                f"The weights stay in {self.folder}: {len(weights) / 2**20:.0f} MiB are too large"
+            )
+            return
+        with replacing(Path(self.config.weights_dir) / f"{self.config.run_id}.keras") as file:
+            file.write(weights)
 
     def _predict(self, model):
         labels = np.concatenate([labels.numpy() for _, labels in self.evaluation])
