@@ -158,7 +158,7 @@ def test_small_model_on_jax():
         import test_pretrained as t
         import utils.fishnet
         # All weights are replaced; zeros spare JAX compiling a random initializer for each shape.
-        utils.fishnet._initializer = lambda: "zeros"
+        utils.fishnet._initializer = lambda *_: "zeros"
         model, x = t.build_reference("small_64")
         expected = t.read_reference("small_64")
         weights = [w.value for w in model.trainable_weights]
