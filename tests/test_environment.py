@@ -9,6 +9,7 @@ import pytest
 from utils import environment
 
 ROOT = Path(__file__).parents[1]
+DESCRIPTION = dict.fromkeys(("python", "keras", "backend", "cpu_count", "device"), "?")
 
 
 def test_only_what_is_missing_is_installed(tmp_path):
@@ -19,10 +20,20 @@ def test_only_what_is_missing_is_installed(tmp_path):
     assert missing == ["pillow>=9999", "no-such-package"]
 
 
-def test_outside_colab_nothing_is_installed(monkeypatch):
+def test_the_cpu_build_of_a_package_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment.metadata, "version", {"tensorflow-cpu": "2.21.0"}.__getitem__)
+    monkeypatch.setattr(environment.metadata, "PackageNotFoundError", KeyError)
+    (tmp_path / "requirements.txt").write_text("tensorflow>=2.19,<2.22\nnumpy\n")
+    assert environment.missing_requirements(tmp_path / "requirements.txt") == ["numpy"]
+
+
+def test_outside_colab_nothing_is_installed(monkeypatch, capsys):
     monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
-    with pytest.raises(ImportError, match="no-such-package.*pip install -r requirements.txt"):
-        environment.prepare()
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(environment, "describe", lambda: DESCRIPTION)
+    environment.prepare()
+    said = capsys.readouterr().out
+    assert "Missing or old: no-such-package. Try: pip install -r requirements.txt" in said
 
 
 def test_in_colab_the_missing_ones_are_installed(monkeypatch):
@@ -30,8 +41,7 @@ def test_in_colab_the_missing_ones_are_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", object())
     monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
     monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
-    monkeypatch.setattr(environment, "describe", lambda: dict.fromkeys(
-        ("python", "keras", "backend", "cpu_count", "device"), "?"))  # fmt: skip
+    monkeypatch.setattr(environment, "describe", lambda: DESCRIPTION)
     environment.prepare()
     assert calls[0][1:] == ["-m", "pip", "install", "-q", "no-such-package"]
 

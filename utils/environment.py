@@ -38,12 +38,9 @@ def missing_requirements(path="requirements.txt"):
         requirement = Requirement(line)
         if requirement.name in NOT_IN_A_NOTEBOOK:
             continue
-        try:
-            if metadata.version(requirement.name) in requirement.specifier:
-                continue
-        except metadata.PackageNotFoundError:
-            pass
-        missing.append(str(requirement))
+        version = _version(requirement.name)
+        if version is None or version not in requirement.specifier:
+            missing.append(str(requirement))
     return missing
 
 
@@ -53,9 +50,7 @@ def prepare():
     if missing and "google.colab" in sys.modules:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
     elif missing:
-        raise ImportError(
-            f"missing: {', '.join(missing)}. Install with: pip install -r requirements.txt"
-        )
+        print(f"Missing or old: {', '.join(missing)}. Try: pip install -r requirements.txt")
     with _quiet_start():
         found = describe()
     print(
@@ -96,17 +91,9 @@ def describe(precision="float32"):
     """
     import keras
 
-    versions = {}
-    for package in ("tensorflow", "keras", "jax"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = (
-                metadata.version("tensorflow-cpu") if package == "tensorflow" else None
-            )
     return {
         "python": platform.python_version(),
-        **versions,
+        **{package: _version(package) for package in ("tensorflow", "keras", "jax")},
         "backend": keras.backend.backend(),
         "device": _gpu_name() if has_gpu() else _cpu_name(),
         "cpu_count": os.cpu_count(),
@@ -117,8 +104,12 @@ def describe(precision="float32"):
 
 def peak_rss_mb():
     """Highest resident memory of this process so far, in MiB."""
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
 
+        return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -131,6 +122,14 @@ def release_free_memory():
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _version(package):
+    """Installed version of a package, or of its build for CPUs alone; None without either."""
+    for name in (package, f"{package}-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
 
 
 def _device_kinds():
