@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +36,8 @@ SCHEMA = 1
 SHUFFLE_SEED = 2012
 HOLDOUT_SEED = 2018
 HOLDOUT_PER_CLASS = 50
-READERS = 8  # threads; a disk takes long to find each file of a folder
+READERS = 16  # threads; a disk takes long to find each file of a folder
+READ_AHEAD = 256  # images
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
 
@@ -325,11 +327,15 @@ def _write_records(source: Archive, layout: Layout, folder: Path, shards: dict) 
 def _read_ahead(
     source: Archive, images: list[ImageFile], classes: int, pool: ThreadPoolExecutor
 ) -> Iterator:
-    """Yields each image with what `read_image` returns for it, some hundreds read at a time."""
-    for start in range(0, len(images), 256):
-        part = images[start : start + 256]
-        read = pool.map(lambda image: read_image(source, image, classes), part)
-        yield from zip(part, read, strict=True)
+    """Yields each image with what `read_image` returns for it, reading some hundreds ahead."""
+    ahead = deque()
+    for image in images:
+        ahead.append((image, pool.submit(read_image, source, image, classes)))
+        if len(ahead) > READ_AHEAD:
+            image, reading = ahead.popleft()
+            yield image, reading.result()
+    for image, reading in ahead:
+        yield image, reading.result()
 
 
 def _holdout(layout: Layout) -> list[str]:
