@@ -104,12 +104,12 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys, 
             np.testing.assert_array_equal(our, their)
 
 
-TRAIN = """
+TRAIN = f"""
 import sys
 from utils.presets import PRESETS, FishNetConfig
 from utils.run_config import RunConfig
 from utils.training import train
-PRESETS["small"] = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
+PRESETS["small"] = {SMALL!r}
 train(RunConfig(preset="small", dataset="tiny-shapes", data_dir=sys.argv[1], batch_size=96,
                 epochs=8, checkpoint_every=1, run_dir=sys.argv[2]))
 """

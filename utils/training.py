@@ -20,7 +20,7 @@ from utils.callbacks import REPORTED, EpochLog, Plateau
 from utils.checkpoints import CheckpointError, load_checkpoint, replacing, save_checkpoint
 from utils.models import build_model, count_macs, count_parameters
 from utils.recipes import get_recipe, make_optimizer
-from utils.tiny_imagenet import load_manifest
+from utils.tiny_imagenet import MANIFEST, load_manifest
 
 KEPT_CHECKPOINTS = 2
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
@@ -73,7 +73,7 @@ class _Run:
                 f"{config.data_dir} holds {self.manifest['dataset']}, not {config.dataset}. "
                 "Choose another data_dir."
             )
-        manifest_file = Path(config.data_dir) / "manifest.json"
+        manifest_file = Path(config.data_dir) / MANIFEST
         self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
         self.steps = pipeline.steps_per_epoch(self.manifest, config.split, config.batch_size)
         in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
@@ -381,6 +381,5 @@ def _cross_entropy(label_smoothing):
 
 def _save_model(model, path):
     temporary = path.with_name(f".{path.name}")
-    temporary = temporary.with_suffix(".keras")
     model.save(temporary)
     temporary.replace(path)
