@@ -4,9 +4,12 @@ Every order and every random number below is a function of (seed, epoch, step) a
 is cut off and continued sees the very batches it would have seen.
 """
 
+import contextlib
 from pathlib import Path
 
 import tensorflow as tf
+
+from utils.tiny_imagenet import DatasetError
 
 SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
 CROP_PADDING = 8  # pixels reflected at each border before the random crop
@@ -20,8 +23,10 @@ def training_batches(
     batch_size,
     epochs,
     first_epoch=0,
+    first_step=0,
     seed=0,
     split="val",
+    fraction=1.0,
     augment=False,
     cache_dir=None,
 ):
@@ -36,8 +41,11 @@ def training_batches(
         batch_size: images a batch, static in the shape of the result.
         epochs: epoch to stop before.
         first_epoch: first epoch to yield, counted from 0.
+        first_step: batches of that epoch to leave out. The images are not kept then: this is for
+            the rest of an epoch that was cut off.
         seed: with the epoch and the step, all that order and augmentation depend on.
         split: `"val"` to train on all of train, `"holdout"` to leave the hold-out images aside.
+        fraction: share of these images to use, the same ones in every epoch.
         augment: whether to add `random_crop_and_flip`.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
 
@@ -47,27 +55,34 @@ def training_batches(
     Raises:
         ValueError: unknown split, or a batch larger than the data.
     """
-    steps = steps_per_epoch(manifest, split, batch_size)
+    steps = steps_per_epoch(manifest, split, batch_size, fraction)
     images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None)
-    images = _cached(images, cache_dir, "train")
+    if fraction < 1:  # the records are shuffled, so the first are a fair sample
+        images = images.take(training_size(manifest, split, fraction))
+    if not first_step:
+        images = _cached(images, cache_dir, "train")
 
     def one_epoch(epoch):
         epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         batches = _shuffled(images, epoch_seed).batch(batch_size, drop_remainder=True)
-        if augment:
+        done = tf.where(epoch == first_epoch, first_step, 0)
+        batches = batches.enumerate().skip(tf.cast(done, tf.int64))
 
-            def augmented(step, batch):
-                step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step, alg="philox")
-                return random_crop_and_flip(batch[0], step_seed), batch[1]
+        def finished(step, batch):
+            if not augment:
+                return batch
+            step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step, alg="philox")
+            return random_crop_and_flip(batch[0], step_seed), batch[1]
 
-            batches = batches.enumerate().map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
-        return batches
+        return batches.map(finished, num_parallel_calls=tf.data.AUTOTUNE)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    return _prefetched(batches, (epochs - first_epoch) * steps)
+    return _prefetched(batches, (epochs - first_epoch) * steps - first_step)
 
 
-def evaluation_batches(data_dir, manifest, *, batch_size, split="val", cache_dir=None):
+def evaluation_batches(
+    data_dir, manifest, *, batch_size, split="val", cache_dir=None, whole_batches=False
+):
     """The split that a run reports on, in the order of the records.
 
     Args:
@@ -77,27 +92,64 @@ def evaluation_batches(data_dir, manifest, *, batch_size, split="val", cache_dir
         split: `"val"` for the validation records, `"holdout"` for the images of train that the
             manifest lists.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
+        whole_batches: whether to fill up the last batch with blank images, so that several devices
+            can share every batch.
 
     Returns:
-        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)).
+        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)); with
+        `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
     """
     images = _decoded(data_dir, manifest, *_EVALUATED[split])
     batches = _cached(images, cache_dir, split).batch(batch_size)
-    size = manifest["counts"]["holdout" if split == "holdout" else "validation"]
-    return _prefetched(batches, -(-size // batch_size))
+    if whole_batches:
+        batches = batches.map(lambda *batch: _filled_up(*batch, batch_size))
+    return _prefetched(batches, -(-evaluation_size(manifest, split) // batch_size))
 
 
-def training_size(manifest, split="val"):
-    """Images that a run trains on: all of train, or train without the hold-out."""
+def _filled_up(images, labels, size):
+    missing = [[0, size - tf.shape(labels)[0]]]
+    weights = tf.pad(tf.ones_like(labels, tf.float32), missing)
+    filled = tf.pad(images, missing + [[0, 0]] * 3), tf.pad(labels, missing), weights
+    return tuple(tf.ensure_shape(part, (size, *part.shape[1:])) for part in filled)
+
+
+def evaluation_size(manifest, split="val"):
+    """Images that a run reports on."""
+    return manifest["counts"]["holdout" if split == "holdout" else "validation"]
+
+
+@contextlib.contextmanager
+def reading_records(data_dir):
+    """Turns what TensorFlow says of bad records into an error that names the folder and a remedy.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+
+    Raises:
+        utils.tiny_imagenet.DatasetError: in the block, a shard was cut off or missing, an image
+            could not be decoded, or a label was out of range.
+    """
+    bad = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError
+    try:
+        yield
+    except bad as error:
+        raise DatasetError(
+            f"The records in {data_dir} cannot be used: {error.message.splitlines()[0]} "
+            "Delete that folder and run notebooks/01_data_conversion.ipynb."
+        ) from error
+
+
+def training_size(manifest, split="val", fraction=1.0):
+    """Images that a run trains on: a share of train, or of train without the hold-out."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: split={split!r}")
     counts = manifest["counts"]
-    return counts["train"] - (counts["holdout"] if split == "holdout" else 0)
+    return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))
 
 
-def steps_per_epoch(manifest, split, batch_size):
+def steps_per_epoch(manifest, split, batch_size, fraction=1.0):
     """Whole batches in an epoch; `ValueError` when there is none."""
-    images = training_size(manifest, split)
+    images = training_size(manifest, split, fraction)
     if batch_size > images:
         raise ValueError(
             f"batch_size must be at most the number of training images, {images}. "

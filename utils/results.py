@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from utils import environment
 from utils.checkpoints import replacing
+from utils.recipes import get_recipe
 
 SCHEMA = 1
 KINDS = ("train", "ablation", "benchmark")
@@ -32,6 +35,43 @@ REPORT = pd.DataFrame(
 def result_path(results_dir, run_id):
     """Where the JSON of a run is."""
     return Path(results_dir) / f"{run_id}.json"
+
+
+def new_result(config, manifest, manifest_sha256):
+    """The result of a run that has not begun.
+
+    Args:
+        config: a `RunConfig`.
+        manifest: of its dataset.
+        manifest_sha256: of the manifest's file.
+
+    Returns:
+        Mapping in the schema of the design, its lists empty.
+    """
+    return {
+        "schema": SCHEMA,
+        "run_id": config.run_id,
+        "kind": config.kind,
+        "status": "running",
+        "command": config.command,
+        "preset": config.preset,
+        "recipe": config.recipe,
+        "task": "classification",
+        "config": {**config.identity(), "recipe_fields": asdict(get_recipe(config.recipe))},
+        "seed": config.seed,
+        "dataset": {
+            "name": manifest["dataset"],
+            "split": config.split,
+            "manifest_sha256": manifest_sha256,
+            "counts": manifest["counts"],
+            "synthetic": manifest["synthetic"],
+        },
+        "model": {},
+        "history": {name: [] for name in HISTORY},
+        "metrics": {},
+        "seconds": {},
+        "env": environment.describe(config.precision),
+    }
 
 
 def write_result(path, result):
@@ -89,6 +129,7 @@ def is_reportable(result):
         and result["dataset"]["name"] == "tiny-imagenet"
         and not result["dataset"]["synthetic"]
         and result["metrics"]["split"] == "val"
+        and result["config"].get("fraction", 1) == 1
     )
 
 

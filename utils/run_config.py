@@ -1,8 +1,11 @@
 """The parameters of a training run, checked before any work begins."""
 
+import re
+import shlex
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from utils.devices import DISTRIBUTIONS
 from utils.fishnet import STEMS
 from utils.pipeline import SPLITS
 from utils.presets import get_preset
@@ -15,7 +18,14 @@ CHOICES = {
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "split": SPLITS,
     "cache": ("memory", "file"),
+    "kind": ("train", "ablation"),
+    "distribution": DISTRIBUTIONS,
 }
+
+# Fields whose value, where it is not the default, is part of the run's name.
+NAMED = (
+    "kind", "fraction", "batch_size", "stem", "precision", "split", "label_smoothing", "ema",
+)  # fmt: skip
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
 SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
@@ -38,6 +48,8 @@ class RunConfig:
     seed: int = 0  # of weights, order and augmentation
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
     precision: str = "float32"  # Keras dtype policy
+    kind: str = "train"  # or "ablation": kept out of the results table
+    fraction: float = 1.0  # share of the training images that is used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
     label_smoothing: float = 0.0  # share of the target spread over all classes
     ema: float = 0.0  # momentum of an average of the weights, evaluated beside them; 0: none
@@ -45,7 +57,9 @@ class RunConfig:
     run_dir: str | None = None  # None: runs/<what distinguishes this run>
     results_dir: str = "report/results"  # result JSONs of real runs
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
-    checkpoint_every: int | None = None  # epochs
+    checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
+    distribution: str = "auto"  # over all GPUs; "none": the first device alone
+    tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -58,14 +72,21 @@ class RunConfig:
         for name, value in self._implied().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "batch_size"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be a whole number from 1. Received: {getattr(self, name)!r}"
                 )
+        if not re.fullmatch(r"[1-9]\d*( steps| epochs)?", str(self.checkpoint_every)):
+            raise ValueError(
+                'checkpoint_every must be a number of epochs from 1, or steps as in "500 steps". '
+                f"Received: {self.checkpoint_every!r}"
+            )
         for name in ("label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
         if self.run_dir is None:
             object.__setattr__(self, "run_dir", self._usual_run_dir())
 
@@ -89,7 +110,7 @@ class RunConfig:
     def _usual_run_dir(self):
         parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
         parts += [self.preset, self.recipe, f"{self.epochs}ep"]
-        for name in ("batch_size", "stem", "precision", "split", "label_smoothing", "ema"):
+        for name in NAMED:
             if name in self._unusual():
                 parts.append(f"{name}-{getattr(self, name)}")
         return "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
@@ -106,14 +127,20 @@ class RunConfig:
         named |= self._unusual()
         if self.run_dir != self._usual_run_dir():
             named["run_dir"] = self.run_dir
-        parameters = " ".join(f"-p {name} {value}" for name, value in named.items())
+        parameters = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in named.items())
         return (
             f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb {parameters}"
         )
+
+    def checkpoint_steps(self, steps_per_epoch):
+        """Steps from one checkpoint to the next."""
+        number, _, unit = str(self.checkpoint_every).partition(" ")
+        return int(number) * (1 if unit == "steps" else steps_per_epoch)
 
     def identity(self):
         """The fields that decide the result: what must not change when a run is continued."""
         incidental = {
             "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "cache",
+            "distribution", "tensorboard",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in incidental}

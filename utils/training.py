@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -16,13 +15,20 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from utils import environment, pipeline, results
-from utils.callbacks import REPORTED, EpochLog, Plateau
-from utils.checkpoints import CheckpointError, load_checkpoint, replacing, save_checkpoint
+from utils.callbacks import REPORTED, Plateau, RunLog, stop_signals
+from utils.checkpoints import (
+    DamagedCheckpoint,
+    checkpoint_path,
+    checkpoints_in,
+    read_checkpoint,
+    replacing,
+    save_checkpoint,
+)
+from utils.devices import find_devices
 from utils.models import build_model, count_macs, count_parameters
 from utils.recipes import get_recipe, make_optimizer
 from utils.tiny_imagenet import MANIFEST, load_manifest
 
-KEPT_CHECKPOINTS = 2
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
 
 
@@ -34,7 +40,8 @@ def train(config):
     """Trains, evaluates and writes everything that a run leaves behind.
 
     Started again with the same config it continues from the last checkpoint; a complete run is not
-    repeated, only its log is printed.
+    repeated, only its log is printed. SIGTERM and Ctrl-C end it after the step in progress (during
+    an evaluation, after that), with a checkpoint.
 
     Args:
         config: a `RunConfig`. The records must exist in `config.data_dir`.
@@ -43,21 +50,33 @@ def train(config):
         The result (see `utils.results`).
 
     Raises:
-        TrainingError: `run_dir` holds another run or is in use, or the loss is no longer finite.
-        utils.tiny_imagenet.DatasetError: the records are missing or of another dataset.
+        TrainingError: `run_dir` holds another run, is in use or cannot be written; the loss is no
+            longer finite; or a signal has ended the run.
+        utils.tiny_imagenet.DatasetError: the records are missing, damaged or of another dataset.
+        utils.checkpoints.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
     run = _Run(config)
-    with run.alone():
-        run.claim_folder()
-        if run.result["status"] == "complete":
-            print(f"{config.run_id} is complete; nothing to do. Its log:")
-            for epoch in range(config.epochs):
-                print(run.line(epoch))
-            return run.result
-        run.build()
-        run.restore()
-        run.fit()
-        run.finish()
+    try:
+        with run.alone():
+            run.claim_folder()
+            if run.result["status"] == "complete":
+                print(f"{config.run_id} is complete; nothing to do. Its log:")
+                for epoch in range(config.epochs):
+                    print(run.line(epoch))
+                return run.result
+            with run.devices.scope():
+                run.build()
+                run.restore()
+                run.fit()
+                run.evaluate_average()
+            if run.leads:
+                run.finish()
+            run.devices.agree(0)  # the others wait until all is written
+    except OSError as error:
+        raise TrainingError(
+            f"{error}. Make room there, or choose another run_dir or results_dir. Checkpoints "
+            "written before are intact: the same command continues from them."
+        ) from error
     return run.result
 
 
@@ -67,7 +86,7 @@ class _Run:
     def __init__(self, config):
         self.config = config
         self.folder = Path(config.run_dir)
-        self.manifest = load_manifest(config.data_dir, verify=False)
+        self.manifest = load_manifest(config.data_dir)
         if self.manifest["synthetic"] != (config.dataset == "tiny-shapes"):
             raise TrainingError(
                 f"{config.data_dir} holds {self.manifest['dataset']}, not {config.dataset}. "
@@ -75,10 +94,20 @@ class _Run:
             )
         manifest_file = Path(config.data_dir) / MANIFEST
         self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
-        self.steps = pipeline.steps_per_epoch(self.manifest, config.split, config.batch_size)
+        self.steps = pipeline.steps_per_epoch(
+            self.manifest, config.split, config.batch_size, config.fraction
+        )
+        self.devices = find_devices(config.distribution)
+        if config.batch_size % self.devices.count:
+            raise ValueError(
+                "batch_size must be a multiple of the number of devices, "
+                f"{self.devices.count}. Received: {config.batch_size}"
+            )
+        self.leads = self.devices.process == 0
         in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
         self.result_file = results.result_path(in_results, config.run_id)
-        self.result = self._new_result()
+        self.result = results.new_result(config, self.manifest, self.manifest_sha256)
+        self.result["env"]["devices"] = self.devices.count
         if self.result_file.exists() and (self.folder / "model.keras").exists():
             found = results.read_result(self.result_file)
             if found["status"] == "complete":
@@ -87,6 +116,9 @@ class _Run:
     @contextlib.contextmanager
     def alone(self):
         """Keeps other processes out of the folder; the system opens it again if this one dies."""
+        if not self.leads:
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / "lock", timeout=0):
@@ -99,6 +131,8 @@ class _Run:
 
     def claim_folder(self):
         """Writes `config.json`, or checks that the folder is of this very run."""
+        if not self.leads:
+            return
         identity = {**self.config.identity(), "manifest_sha256": self.manifest_sha256}
         path = self.folder / "config.json"
         if not path.exists():
@@ -117,33 +151,6 @@ class _Run:
                 "Use the same parameters, another run_dir, or delete that folder."
             )
 
-    def _new_result(self):
-        config = self.config
-        return {
-            "schema": results.SCHEMA,
-            "run_id": config.run_id,
-            "kind": "train",
-            "status": "running",
-            "command": config.command,
-            "preset": config.preset,
-            "recipe": config.recipe,
-            "task": "classification",
-            "config": {**config.identity(), "recipe_fields": asdict(get_recipe(config.recipe))},
-            "seed": config.seed,
-            "dataset": {
-                "name": self.manifest["dataset"],
-                "split": config.split,
-                "manifest_sha256": self.manifest_sha256,
-                "counts": self.manifest["counts"],
-                "synthetic": self.manifest["synthetic"],
-            },
-            "model": {},
-            "history": {name: [] for name in results.HISTORY},
-            "metrics": {},
-            "seconds": {},
-            "env": environment.describe(config.precision),
-        }
-
     def new_model(self):
         """The network of this run with its normalization in front."""
         recipe = get_recipe(self.config.recipe)
@@ -161,15 +168,21 @@ class _Run:
     def build(self):
         """Builds and compiles the model."""
         config = self.config
-        on_cpu = not environment.has_gpu()
+        plain_tensorflow = keras.backend.backend() == "tensorflow" and not environment.has_gpu()
         keras.utils.set_random_seed(config.seed)
-        if keras.backend.backend() == "tensorflow" and on_cpu:
+        if plain_tensorflow:
             import tensorflow as tf
 
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(config.precision)
         self.model = self.new_model()
         keras.config.set_dtype_policy("float32")
+        self.devices.synchronize_batch_norm(self.model)
+        self.metrics = [
+            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
+            keras.metrics.SparseCategoricalAccuracy("top1"),
+            keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
+        ]
         self.model.compile(
             optimizer=make_optimizer(
                 get_recipe(config.recipe),
@@ -178,65 +191,101 @@ class _Run:
                 ema=config.ema,
             ),
             loss=_cross_entropy(config.label_smoothing),
-            metrics=[
-                keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-                keras.metrics.SparseCategoricalAccuracy("top1"),
-                keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
-            ],
-            # XLA makes a CPU step about a quarter slower on TensorFlow; JAX has nothing else.
-            jit_compile=not (keras.backend.backend() == "tensorflow" and on_cpu),
+            weighted_metrics=self.metrics,  # batches that are filled up come with weights
+            # XLA makes a CPU step about a quarter slower on TensorFlow, and cannot mirror.
+            jit_compile=not (plain_tensorflow or self.devices.mirrored),
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self.result["model"] = {
             "parameters": count_parameters(self.model),
             "macs": count_macs(self.model),
         }
+        sums = [variable for metric in self.metrics for variable in metric.variables]
+        self.variables = {
+            **{f"model/{v.path}": v for v in self.model.variables},
+            **{f"optimizer/{i:04d}": v for i, v in enumerate(self.model.optimizer.variables)},
+            **{f"metric/{i}": v for i, v in enumerate(sums)},
+        }
 
     def restore(self):
         """Continues from the newest checkpoint that can be read, if there is any."""
-        checkpoints = self.folder / "checkpoints"
-        for half_written in checkpoints.glob(".*"):  # by a killed process
-            half_written.unlink()
-        for path in sorted(checkpoints.glob("epoch-*.npz"), reverse=True):
-            try:
-                state = load_checkpoint(path, self.model)
-            except CheckpointError as error:
-                print(error)
-                continue
-            self.result["history"] = state["history"]
-            self.result["seconds"] = state["seconds"]
-            print(f"Continuing {self.config.run_id} after epoch {len(state['history']['loss'])}.")
+        folder = self.folder / "checkpoints"
+        position, read = (-1, -1), None
+        if self.leads:
+            for half_written in folder.glob(".*"):  # by a killed process
+                half_written.unlink()
+            for path in checkpoints_in(folder):
+                try:
+                    read = read_checkpoint(path, self.variables)
+                except DamagedCheckpoint as error:
+                    print(f"{error} Trying the one before it.")
+                    continue
+                position = read[1]["position"]
+                break
+        position = self.devices.agree(*position)
+        self.position, self.elapsed, self.sums = (0, 0), 0.0, {}
+        if position[0] < 0:
             return
+        arrays, state = read or read_checkpoint(checkpoint_path(folder, *position), self.variables)
+        for name, variable in self.variables.items():
+            variable.assign(arrays[name])
+        for metric in self.metrics:  # `fit` leaves those alone that it has not seen yet
+            metric.reset_state()
+        self.position, self.elapsed = position, state["elapsed"]
+        self.sums = {name: array for name, array in arrays.items() if name.startswith("metric/")}
+        self.result["history"] = state["history"]
+        self.result["seconds"] = state["seconds"]
+        epoch, step = position
+        steps = f" and {step} of {self.steps} steps" if step else ""
+        print(f"Continuing {self.config.run_id} after epoch {epoch}{steps}.")
+
+    def restore_sums(self):
+        """Brings back what the metrics had added up; `fit` begins every epoch at zero."""
+        for name, array in self.sums.items():
+            self.variables[name].assign(array)
 
     def fit(self):
         """Trains the epochs that are left."""
         config = self.config
-        recipe = get_recipe(config.recipe)
-        cache_dir = self._cache_dir()
-        done = len(self.result["history"]["loss"])
-        batches = pipeline.training_batches(
-            config.data_dir,
-            self.manifest,
-            batch_size=config.batch_size,
-            first_epoch=done,
-            epochs=config.epochs,
-            seed=config.seed,
-            split=config.split,
-            augment=recipe.augment,
-            cache_dir=cache_dir,
-        )
         self.evaluation = pipeline.evaluation_batches(
             config.data_dir,
             self.manifest,
             batch_size=config.batch_size,
             split=config.split,
+            cache_dir=(cache_dir := self._cache_dir()),
+            whole_batches=self.devices.count > 1,
+        )
+        self.write()
+        epoch, step = self.position
+        with (
+            pipeline.reading_records(config.data_dir),
+            stop_signals()
+            if self.devices.processes == 1
+            else contextlib.nullcontext([]) as self.signals,
+        ):
+            if step:  # the rest of an epoch
+                self._fit(epoch, epoch + 1, step, cache_dir)
+                epoch, step = epoch + 1, 0
+            if epoch < config.epochs:
+                self._fit(epoch, config.epochs, step, cache_dir)
+
+    def _fit(self, epoch, epochs, step, cache_dir):
+        config = self.config
+        recipe = get_recipe(config.recipe)
+        batches = pipeline.training_batches(
+            config.data_dir,
+            self.manifest,
+            batch_size=config.batch_size,
+            first_epoch=epoch,
+            first_step=step,
+            epochs=epochs,
+            seed=config.seed,
+            split=config.split,
+            fraction=config.fraction,
+            augment=recipe.augment,
             cache_dir=cache_dir,
         )
-        self.last_weights = self.model.get_weights()
-        self.write()
-        if done == config.epochs:
-            return
-        callbacks = [EpochLog(self)]
+        callbacks = [RunLog(self, first_step=step)]
         if recipe.plateau_patience:
             callbacks.append(
                 Plateau(
@@ -247,16 +296,20 @@ class _Run:
                     patience=recipe.plateau_patience,
                 )
             )
+        if config.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(self.folder / "tensorboard"))
         self.model.fit(
             batches,
-            epochs=config.epochs,
-            initial_epoch=done,
-            steps_per_epoch=self.steps,
+            epochs=epochs,
+            initial_epoch=epoch,
+            steps_per_epoch=self.steps - step,
             validation_data=self.evaluation,
             callbacks=callbacks,
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
+        if config.ema:  # `fit` ends with the average in the model
+            self.model.set_weights(self.last_weights)
 
     def _cache_dir(self):
         cache = self.folder / "cache"
@@ -266,11 +319,26 @@ class _Run:
         cache.mkdir()
         return cache
 
+    def evaluate_average(self):
+        """Evaluates the average of the weights; the model keeps its own."""
+        if not self.config.ema:
+            return
+        last = self.model.get_weights()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        measured = self.model.evaluate(self.evaluation, return_dict=True, verbose=0)
+        self.result["metrics_ema"] = {
+            **{name: float(measured[metric]) for name, metric in REPORTED.items()},
+            "split": self.config.split,
+        }
+        self.average_weights = self.model.get_weights()
+        self.model.set_weights(last)
+
     def finish(self):
         """Writes the final weights, the predictions and the complete result."""
         final = self.new_model()
         if self.config.ema:
-            self._finish_average(final)
+            final.set_weights(self.average_weights)
+            _save_model(final, self.folder / "model_ema.keras")
         final.set_weights(self.model.get_weights())
         _save_model(final, self.folder / "model.keras")
         probabilities, labels = self._predict(final)
@@ -301,24 +369,15 @@ class _Run:
             file.write(weights)
 
     def _predict(self, model):
-        labels = np.concatenate([labels.numpy() for _, labels in self.evaluation])
+        size = pipeline.evaluation_size(self.manifest, self.config.split)
+        labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
         logits = model.predict(self.evaluation, verbose=0)  # labels are passed over
-        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
-
-    def _finish_average(self, final):
-        """Evaluates and saves the average of the weights; the model keeps its own."""
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-        measured = self.model.evaluate(self.evaluation, return_dict=True, verbose=0)
-        self.result["metrics_ema"] = {
-            **{name: float(measured[metric]) for name, metric in REPORTED.items()},
-            "split": self.config.split,
-        }
-        final.set_weights(self.model.get_weights())
-        _save_model(final, self.folder / "model_ema.keras")
-        self.model.set_weights(self.last_weights)
+        return keras.ops.convert_to_numpy(keras.ops.softmax(logits))[:size], labels[:size]
 
     def write(self):
         """Writes the result JSON as it stands."""
+        if not self.leads:
+            return
         history = self.result["history"]
         if history["loss"]:
             self.result["metrics"] = {
@@ -338,29 +397,59 @@ class _Run:
             f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
         )
 
+    def is_due(self, epoch, step):
+        """Whether to save after a step; its epoch's end is not meant."""
+        every = self.config.checkpoint_steps(self.steps)
+        at = epoch * self.steps + step
+        return step < self.steps and bool(self.signals or at % every == 0)
+
+    def end_step(self, epoch, step, elapsed):
+        """Writes a checkpoint within an epoch, and ends the run if a signal says so."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # between steps the weights are elsewhere
+        self._save(epoch, step, elapsed)
+        self._stop_if_asked(epoch, step)
+
     def end_epoch(self, epoch, measured):
         """Records an epoch, prints its line, and writes result and checkpoint."""
         for name, value in measured.items():
             self.result["history"][name].append(value)
         self.result["seconds"]["total"] = sum(self.result["history"]["seconds"])
-        print(self.line(epoch), flush=True)
+        if self.leads:
+            print(self.line(epoch), flush=True)
         last = epoch + 1 == self.config.epochs
-        if last or (epoch + 1) % self.config.checkpoint_every == 0:
-            folder = self.folder / "checkpoints"
-            state = {"history": self.result["history"], "seconds": self.result["seconds"]}
-            save_checkpoint(folder / f"epoch-{epoch + 1:04d}.npz", self.model, state)
-            for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
-                old.unlink()
-        if last:
-            self.last_weights = self.model.get_weights()  # `fit` may end with their average
+        due = (epoch + 1) * self.steps % self.config.checkpoint_steps(self.steps) == 0
+        if last or due or self.signals:
+            self._save(epoch + 1)
+        if self.config.ema:
+            self.last_weights = self.model.get_weights()
         self.write()
+        if not last:
+            self._stop_if_asked(epoch + 1)
+
+    def _save(self, epoch, step=0, elapsed=0.0):
+        if self.leads:
+            state = {
+                "position": (epoch, step),
+                "elapsed": elapsed,
+                "history": self.result["history"],
+                "seconds": self.result["seconds"],
+            }
+            save_checkpoint(self.folder / "checkpoints", epoch, step, self.variables, state)
+
+    def _stop_if_asked(self, epoch, step=0):
+        if self.signals:
+            raise TrainingError(
+                f"Stopped by {self.signals[0]} after epoch {epoch} and {step} steps. All of it is "
+                f"saved in {self.folder}. To go on: {self.config.command}"
+            )
 
     def fail(self, epoch, step):
         """Marks the run as failed and raises."""
         self.result["status"] = "failed"
         self.write()
         raise TrainingError(
-            f"The loss is no longer finite in epoch {epoch + 1}, step {step + 1}. Earlier epochs "
+            f"The loss is no longer finite in epoch {epoch + 1}, step {step}. Earlier epochs "
             f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         )

@@ -1,0 +1,56 @@
+"""A training in a process of its own, for tests that kill it or give it other devices."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from utils.checkpoints import checkpoints_in
+
+CHILD = """
+import dataclasses, json, sys
+from utils.presets import PRESETS, FishNetConfig
+from utils.recipes import RECIPES
+from utils.run_config import RunConfig
+from utils.training import train
+planes = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
+PRESETS["small"] = FishNetConfig(planes, (1,) * 10, (0,) * 6)
+options, recipe = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+RECIPES["tuned"] = dataclasses.replace(RECIPES["tuned"], **recipe)
+train(RunConfig(preset="small", **options))
+"""
+
+QUICK_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def start(config, backend="tensorflow", *, before="", recipe=None, **env):
+    """Starts a small FishNet's training.
+
+    `config` gives all but the preset, `recipe` what is to be changed in "tuned"; `before` is code
+    to run first.
+    """
+    options = {name: value for name, value in asdict(config).items() if name != "preset"}
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", before + CHILD, json.dumps(options), json.dumps(recipe or {})],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "KERAS_BACKEND": backend, **QUICK_COMPILE, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def stop_after_a_checkpoint(process, config, number, delay=0.0):
+    """Sends a signal some seconds after the next checkpoint; False if the process ended well."""
+    folder = Path(config.run_dir, "checkpoints")
+    before = checkpoints_in(folder)[:1]
+    while checkpoints_in(folder)[:1] == before:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(number)
+    return process.wait() != 0

@@ -1,0 +1,93 @@
+"""Real processes are killed at random moments and must end as if nothing had happened."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import start, stop_after_a_checkpoint
+
+from utils import environment
+from utils.checkpoints import checkpoints_in, replacing
+from utils.results import read_result
+from utils.run_config import RunConfig
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = ROOT / "report/results/kills.json"
+
+
+def final_state(config):
+    """All that the last checkpoint holds but the seconds, and all that was measured."""
+    with np.load(checkpoints_in(f"{config.run_dir}/checkpoints")[0]) as file:
+        arrays = {name: file[name].tobytes() for name in file.files if name != "state"}
+    result = read_result(f"{config.run_dir}/{config.run_id}.json")
+    assert result["status"] == "complete"
+    measured = ("seconds", "images_per_second", "peak_rss_mb")
+    history = {k: v for k, v in result["history"].items() if k not in measured}
+    return arrays, history, result["metrics"], result["metrics_ema"]
+
+
+def trained_with_kills(shapes, folder, recipe, backend, signals, *, epochs, window):
+    """Trains once undisturbed and once with kills; asserts that both end alike.
+
+    Returns what is known of each kill.
+    """
+
+    def config(name):
+        return RunConfig(
+            dataset="tiny-shapes", data_dir=str(shapes), recipe=recipe, batch_size=24, ema=0.9,
+            epochs=epochs, checkpoint_every="5 steps", run_dir=str(folder / name),
+        )  # fmt: skip
+
+    whole, cut = config("whole"), config("cut")
+    cache = {  # JAX need not compile the same again after each kill
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    log, _ = start(whole, backend, **cache).communicate()
+    assert log.count("epoch ") == epochs, log
+    random, kills = np.random.default_rng(0), []
+    checkpoints = Path(cut.run_dir, "checkpoints")
+    for number in signals:
+        delay = random.uniform(0, window)
+        process = start(cut, backend, **cache)
+        assert stop_after_a_checkpoint(process, cut, number, delay), "the run ended before its kill"
+        log = process.stdout.read()
+        if number != signal.SIGKILL:
+            assert f"Stopped by {signal.Signals(number).name} after epoch" in log
+            assert "To go on: papermill notebooks/03_train.ipynb" in log
+        kills.append(
+            {
+                "backend": backend,
+                "recipe": recipe,
+                "signal": signal.Signals(number).name,
+                "seconds_after_a_checkpoint": round(delay, 3),
+                "newest_checkpoint": checkpoints_in(checkpoints)[0].stem,
+                "while_writing": bool(list(checkpoints.glob(".*"))),
+            }
+        )
+    log, _ = start(cut, backend, **cache).communicate()
+    assert "Continuing cut after epoch" in log, log
+    assert final_state(cut) == final_state(whole)
+    return kills
+
+
+def test_a_killed_process_ends_bit_equal(shapes, tmp_path):
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
+    trained_with_kills(shapes, tmp_path, "tuned", "tensorflow", signals, epochs=8, window=0.5)
+
+
+@pytest.mark.slow
+def test_fifty_kills(shapes, tmp_path):
+    kills = []
+    for backend, recipe, count in (
+        ("tensorflow", "tuned", 13), ("tensorflow", "report", 13),
+        ("jax", "tuned", 12), ("jax", "report", 12),
+    ):  # fmt: skip
+        folder = tmp_path / backend / recipe
+        signals = [signal.SIGKILL] * count
+        kills += trained_with_kills(shapes, folder, recipe, backend, signals, epochs=30, window=1.0)
+    with replacing(EVIDENCE, "w") as file:
+        evidence = {"kills": kills, "all_bit_equal": True, "env": environment.describe()}
+        json.dump(evidence, file, indent=1)

@@ -1,0 +1,86 @@
+"""The devices that share a training: one, those of a machine, or those of several machines."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+DISTRIBUTIONS = ("auto", "none")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run needs to know about them. Each takes an equal part of every batch."""
+
+    count: int = 1  # all together
+    process: int = 0  # this one, counted from 0; process 0 alone writes files
+    processes: int = 1
+    mirrored: object = None  # tf.distribute.Strategy, with several devices on TensorFlow
+    parallel: object = None  # keras.distribution.DataParallel, with several devices on JAX
+
+    def scope(self):
+        """Context in which a model is built and trained on them."""
+        if self.mirrored:
+            return self.mirrored.scope()
+        return self.parallel.scope() if self.parallel else contextlib.nullcontext()
+
+    def synchronize_batch_norm(self, model):
+        """Lets BatchNorm see whole batches, as on one device. On JAX it does anyhow."""
+        for layer in model.layers if self.mirrored else ():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+
+    def agree(self, *numbers):
+        """What process 0 passes, as a tuple of ints; waits for all processes."""
+        if self.processes == 1:
+            return numbers
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        return tuple(int(n) for n in broadcast_one_to_all(np.array(numbers)))
+
+
+def find_devices(distribution="auto"):
+    """The devices to train on.
+
+    Args:
+        distribution: "auto" takes all GPUs of this machine (without GPU, all CPU devices, which is
+            one unless configured otherwise), and on JAX those of all processes that
+            `join_processes` brought together; "none" takes the first device.
+
+    Returns:
+        `Devices`.
+
+    Raises:
+        ValueError: unknown distribution.
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(
+            f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Received: {distribution!r}"
+        )
+    names = keras.distribution.list_devices()
+    if distribution == "none" or len(names) == 1:
+        return Devices()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        parallel = keras.distribution.DataParallel(devices=names)
+        return Devices(len(names), jax.process_index(), jax.process_count(), parallel=parallel)
+    import tensorflow as tf
+
+    return Devices(len(names), mirrored=tf.distribute.MirroredStrategy(names))
+
+
+def join_processes():
+    """Brings the processes of several machines together, if the environment names them (JAX).
+
+    The variables are those of `keras.distribution.initialize`: KERAS_DISTRIBUTION_JOB_ADDRESSES,
+    KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID.
+    """
+    if keras.backend.backend() != "jax" or "KERAS_DISTRIBUTION_NUM_PROCESSES" not in os.environ:
+        return
+    import jax
+
+    if not jax.distributed.is_initialized():
+        keras.distribution.initialize()
