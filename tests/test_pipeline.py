@@ -47,6 +47,35 @@ def test_order_depends_on_seed_and_epoch_alone(shapes, manifest):
     assert not np.array_equal(epochs(epochs=1, seed=6), two[:9])
 
 
+def test_the_rest_of_an_epoch(shapes, manifest):
+    options = {"batch_size": 32, "epochs": 3, "seed": 5, "augment": True}
+    all_three = [images for images, _ in pipeline.training_batches(shapes, manifest, **options)]
+    rest = pipeline.training_batches(shapes, manifest, first_epoch=1, first_step=7, **options)
+    assert len(rest) == 2 + 9
+    for images, expected in zip((images for images, _ in rest), all_three[16:], strict=True):
+        np.testing.assert_array_equal(images, expected)
+
+
+def test_whole_batches_for_several_devices(shapes, manifest):
+    part = pipeline.evaluation_batches(shapes, manifest, batch_size=40)
+    whole = list(pipeline.evaluation_batches(shapes, manifest, batch_size=40, whole_batches=True))
+    assert [images.shape[0] for images, _, _ in whole] == [40, 40, 40]
+    weights = np.concatenate([weights for _, _, weights in whole])
+    np.testing.assert_array_equal(weights, [1] * 96 + [0] * 24)
+    np.testing.assert_array_equal(
+        np.concatenate([labels for _, labels, _ in whole])[:96], labels_of(part)
+    )
+    assert not whole[2][0][16:].numpy().any()
+
+
+def test_a_fraction_is_the_same_images_in_every_epoch(shapes, manifest):
+    batches = pipeline.training_batches(shapes, manifest, batch_size=24, epochs=2, fraction=1 / 3)
+    images = [image.numpy().tobytes() for images, _ in batches for image in images]
+    assert len(images) == 2 * 96
+    assert set(images[:96]) == set(images[96:])
+    assert len(set(images)) == 96
+
+
 def test_file_cache_gives_the_same_batches(shapes, manifest, tmp_path):
     options = {"batch_size": 32, "epochs": 2, "seed": 0}
     memory = pipeline.training_batches(shapes, manifest, **options)

@@ -18,7 +18,7 @@ def make_result(**changes):
         "model": {"parameters": 654_200, "macs": 14_000_000},
         "history": {name: [0.25, 0.5] for name in results.HISTORY},
         "metrics": {"top1": 0.5, "top5": 0.75, "loss": 2.0, "split": "val"},
-        "env": {"device": "a CPU"}, **changes,
+        "env": {"device": "a CPU"}, "config": {}, **changes,
     }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
         "running": {"status": "running"},
         "failed": {"status": "failed"},
         "ablation": {"kind": "ablation"},
+        "third": {"config": {"fraction": 1 / 3}},
         "holdout": {"metrics": {**make_result()["metrics"], "split": "holdout"}},
     }
     for run_id, changes in {"kept": {}, **refused}.items():

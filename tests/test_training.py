@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import resource
+import shutil
 from pathlib import Path
 
 import keras
@@ -8,10 +10,16 @@ import pytest
 from filelock import FileLock
 
 from utils import recipes, training
-from utils.checkpoints import CheckpointError, read_checkpoint, save_checkpoint
+from utils.checkpoints import (
+    CheckpointError,
+    checkpoints_in,
+    read_checkpoint,
+    save_checkpoint,
+)
 from utils.presets import PRESETS, FishNetConfig
 from utils.results import load_predictions, read_result
 from utils.run_config import RunConfig
+from utils.tiny_imagenet import DatasetError
 from utils.training import TrainingError, train
 
 # As little of a FishNet as there can be: tracing is what takes the time here.
@@ -173,6 +181,67 @@ def test_checkpoint_of_another_model_is_named(tmp_path):
         read_checkpoint(path, {"a": keras.Variable([1.0, 2.0]), "c": keras.Variable(0.0)})
 
 
+@pytest.fixture
+def copied(shapes, tmp_path):
+    return Path(shutil.copytree(shapes, tmp_path / "records"))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "replaced"])
+def test_a_shard_changed_after_conversion_is_named(make_config, copied, harm):
+    shard = copied / "train-00003-of-00016"
+    if harm == "missing":
+        shard.unlink()
+    elif harm == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-5])
+    else:
+        shutil.copy(copied / "train-00004-of-00016", shard)
+    with pytest.raises(DatasetError, match="missing or damaged: train-00003.*01_data_conversion"):
+        train(make_config(data_dir=str(copied)))
+
+
+def test_a_label_out_of_range_stops_with_the_folder_named(make_config, copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["classes"] = manifest["classes"][:20]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match=r"records in .*records cannot be used: .*20 classes"):
+        train(make_config(data_dir=str(copied)))
+
+
+def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, copied):
+    config = make_config(epochs=1)
+    train(config)
+    with pytest.raises(TrainingError, match="preset: 'small' there, 'simple' now"):
+        train(dataclasses.replace(config, preset="simple"))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "classes": ["a"]}))
+    with pytest.raises(TrainingError, match="manifest_sha256: .* there, .* now"):
+        train(dataclasses.replace(config, data_dir=str(copied)))
+    assert read_result(f"{config.run_dir}/run.json")["status"] == "complete"
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(make_config, killed):
+    config = make_config()
+    killed(config, 1)
+    (before,) = checkpoints_in(f"{config.run_dir}/checkpoints")
+    content = before.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match="File too large.*Make room there.*are intact"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints_in(f"{config.run_dir}/checkpoints") == [before]
+    assert before.read_bytes() == content
+    assert not list(before.parent.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written(make_config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="file/run.*choose another run_dir"):
+        train(make_config("file/run"))
+
+
 def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     config = RunConfig(data_dir=str(shapes), run_dir=str(tmp_path / "run"))
     with pytest.raises(TrainingError, match="holds tiny-shapes, not tiny-imagenet"):
@@ -192,6 +261,9 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
         ("precision", "float8", "float32, mixed_bfloat16, mixed_float16"),
         ("split", "test", "val, holdout"),
         ("cache", "disk", "memory, file"),
+        ("distribution", "all", "auto, none"),
+        ("fraction", 0.0, r"in \(0, 1\]"),
+        ("checkpoint_every", "5 minutes", "500 steps"),
         ("epochs", 0, "whole number from 1"),
         ("batch_size", 2.5, "whole number from 1"),
         ("ema", 1.0, r"in \[0, 1\)"),

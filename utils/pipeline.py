@@ -133,8 +133,10 @@ def reading_records(data_dir):
     try:
         yield
     except bad as error:
+        said = [line for line in error.message.splitlines() if line.strip(" \t[")]
+        reason = next(line for line in reversed(said) if not line.strip().startswith("[["))
         raise DatasetError(
-            f"The records in {data_dir} cannot be used: {error.message.splitlines()[0]} "
+            f"The records in {data_dir} cannot be used: {reason} "
             "Delete that folder and run notebooks/01_data_conversion.ipynb."
         ) from error
 

@@ -120,3 +120,48 @@ def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **average)
     return SGD(rate, l2=recipe.l2, momentum=0.9, nesterov=True, **average)
+
+
+def compile_model(
+    model, recipe, *, steps, batch_size, label_smoothing=0.0, ema=0.0, jit_compile=False
+):
+    """Compiles a model for training with a recipe.
+
+    Args:
+        model: a `keras.Model` from images to logits.
+        recipe: a `Recipe`.
+        steps: optimizer steps of the whole run.
+        batch_size: images a step.
+        label_smoothing: share of the target spread over all classes.
+        ema: see `make_optimizer`.
+        jit_compile: whether to compile with XLA.
+
+    Returns:
+        The metrics: cross-entropy, top-1 and top-5; blank images of weight 0 do not count.
+    """
+    metrics = [
+        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
+        keras.metrics.SparseCategoricalAccuracy("top1"),
+        keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
+    ]
+    model.compile(
+        optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size, ema=ema),
+        loss=_cross_entropy(label_smoothing),
+        weighted_metrics=metrics,
+        jit_compile=jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return metrics
+
+
+def _cross_entropy(label_smoothing):
+    """Loss on integer labels and logits, with a share of the target spread over all classes."""
+    if not label_smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def smoothed(labels, logits):
+        exact = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        spread = -keras.ops.mean(keras.ops.log_softmax(logits), axis=-1)
+        return (1 - label_smoothing) * exact + label_smoothing * spread
+
+    return smoothed

@@ -37,6 +37,17 @@ def result_path(results_dir, run_id):
     return Path(results_dir) / f"{run_id}.json"
 
 
+def is_kept(result):
+    """Whether a run's weights and predictions are to be committed beside its result."""
+    return result["kind"] == "train" and not result["dataset"]["synthetic"]
+
+
+def predictions_path(result_file, run_dir, result):
+    """Where a run's predictions are: beside its JSON, or in its folder if they are not kept."""
+    folder = Path(result_file).parent if is_kept(result) else Path(run_dir)
+    return folder / f"{result['run_id']}.npz"
+
+
 def new_result(config, manifest, manifest_sha256):
     """The result of a run that has not begun.
 

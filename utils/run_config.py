@@ -24,7 +24,8 @@ CHOICES = {
 
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
-    "kind", "fraction", "batch_size", "stem", "precision", "split", "label_smoothing", "ema",
+    "kind", "fraction", "batch_size", "stem", "precision", "fast_layers", "split",
+    "label_smoothing", "ema",
 )  # fmt: skip
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
@@ -48,6 +49,7 @@ class RunConfig:
     seed: int = 0  # of weights, order and augmentation
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
     precision: str = "float32"  # Keras dtype policy
+    fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
     kind: str = "train"  # or "ablation": kept out of the results table
     fraction: float = 1.0  # share of the training images that is used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training

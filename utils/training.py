@@ -25,8 +25,9 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.devices import find_devices
+from utils.fast_layers import accelerate
 from utils.models import build_model, count_macs, count_parameters
-from utils.recipes import get_recipe, make_optimizer
+from utils.recipes import compile_model, get_recipe
 from utils.tiny_imagenet import MANIFEST, load_manifest
 
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
@@ -176,26 +177,20 @@ class _Run:
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(config.precision)
         self.model = self.new_model()
+        if config.fast_layers and not (environment.has_gpu() or self.devices.mirrored):
+            self.model = accelerate(self.model)
         keras.config.set_dtype_policy("float32")
         self.devices.synchronize_batch_norm(self.model)
-        self.metrics = [
-            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-            keras.metrics.SparseCategoricalAccuracy("top1"),
-            keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
-        ]
-        self.model.compile(
-            optimizer=make_optimizer(
-                get_recipe(config.recipe),
-                steps=config.epochs * self.steps,
-                batch_size=config.batch_size,
-                ema=config.ema,
-            ),
-            loss=_cross_entropy(config.label_smoothing),
-            weighted_metrics=self.metrics,  # batches that are filled up come with weights
-            # XLA makes a CPU step about a quarter slower on TensorFlow, and cannot mirror.
+        self.metrics = compile_model(
+            self.model,
+            get_recipe(config.recipe),
+            steps=config.epochs * self.steps,
+            batch_size=config.batch_size,
+            label_smoothing=config.label_smoothing,
+            ema=config.ema,
+            # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
             jit_compile=not (plain_tensorflow or self.devices.mirrored),
         )
-        self.model.optimizer.build(self.model.trainable_variables)
         self.result["model"] = {
             "parameters": count_parameters(self.model),
             "macs": count_macs(self.model),
@@ -343,7 +338,7 @@ class _Run:
         _save_model(final, self.folder / "model.keras")
         probabilities, labels = self._predict(final)
         results.save_predictions(
-            self.result_file.with_suffix(".npz"),
+            results.predictions_path(self.result_file, self.folder, self.result),
             probabilities=probabilities,
             labels=labels,
             manifest=self.manifest,
@@ -351,7 +346,7 @@ class _Run:
                 self.config.data_dir, self.manifest, split=self.config.split
             ),
         )
-        if not self.manifest["synthetic"]:
+        if results.is_kept(self.result):
             self._keep_weights()
         self.result["status"] = "complete"
         self.write()
@@ -453,19 +448,6 @@ class _Run:
             f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         )
-
-
-def _cross_entropy(label_smoothing):
-    """Loss on integer labels and logits, with a share of the target spread over all classes."""
-    if not label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def smoothed(labels, logits):
-        exact = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        spread = -keras.ops.mean(keras.ops.log_softmax(logits), axis=-1)
-        return (1 - label_smoothing) * exact + label_smoothing * spread
-
-    return smoothed
 
 
 def _save_model(model, path):

@@ -1,0 +1,82 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils import fast_layers
+from utils.fast_layers import accelerate
+from utils.fishnet import build_fishnet
+from utils.presets import FishNetConfig
+
+SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
+
+
+@pytest.fixture
+def models():
+    model = build_fishnet(SMALL, image_size=32, num_classes=10)
+    return model, accelerate(model)
+
+
+def test_same_variables_and_only_these_layers_change(models):
+    plain, fast = models
+    assert [v.path for v in fast.variables] == [v.path for v in plain.variables]
+    for ours, theirs in zip(fast.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kinds = {
+        (type(p).__name__, type(f).__name__) for p, f in zip(plain.layers, fast.layers, strict=True)
+    }
+    assert {(p, f) for p, f in kinds if p != f} == {("Conv2D", "PointwiseConv2D")}
+    replaced = [layer for layer in fast.layers if type(layer) is fast_layers.BatchNormalization]
+    assert len(replaced) == sum(type(la) is keras.layers.BatchNormalization for la in plain.layers)
+    sizes = {layer.kernel_size for layer in fast.layers if type(layer) is keras.layers.Conv2D}
+    assert sizes == {(3, 3)}
+
+
+def test_same_logits(models):
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    plain, fast = (model(images, training=False).numpy() for model in models)
+    np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_normalization_is_that_of_keras_with_its_gradients():
+    x = np.random.default_rng(0).normal(3, 2, (8, 4, 6, 5)).astype("float32")
+    slope = np.random.default_rng(1).normal(size=x.shape).astype("float32")
+    found = []
+    for kind in (keras.layers.BatchNormalization, fast_layers.BatchNormalization):
+        layer = kind(momentum=0.9, epsilon=1e-5)
+        layer.build(x.shape)
+        layer.gamma.assign([0.5, 1, 2, 3, 4])
+        layer.beta.assign([1, 2, 3, 4, 5])
+
+        @tf.function
+        def gradients(inputs, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = layer(inputs, training=True)
+                loss = tf.reduce_sum(outputs * slope)
+            return outputs, tape.gradient(loss, [inputs, *(v.value for v in layer.variables[:2])])
+
+        outputs, slopes = gradients(tf.constant(x))
+        found.append([outputs, *slopes, *layer.variables])
+        layer.trainable = False
+        found[-1].append(layer(x, training=True))
+    assert len(found[1]) == 9
+    for plain, fast in zip(*found, strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=2e-5)
+
+
+def test_pointwise_convolution_with_bias():
+    layer = keras.layers.Conv2D(7, 1, bias_initializer="normal")
+    image = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype("float32")
+    expected = layer(image)
+    fast = fast_layers.PointwiseConv2D.from_config(layer.get_config())
+    fast.build(image.shape)
+    fast.set_weights(layer.get_weights())
+    np.testing.assert_allclose(fast(image), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tile_pooling():
+    image = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype("float32")
+    np.testing.assert_array_equal(
+        fast_layers.TilePooling2D(2)(image), keras.layers.MaxPooling2D(2)(image)
+    )
