@@ -26,15 +26,22 @@ train(RunConfig(preset="small", **options))
 QUICK_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-def start(config, backend="tensorflow", *, before="", recipe=None, **env):
+def start(config, backend="tensorflow", *, before="", after="", recipe=None, **env):
     """Starts a small FishNet's training.
 
-    `config` gives all but the preset, `recipe` what is to be changed in "tuned"; `before` is code
-    to run first.
+    `config` gives all but the preset, `recipe` what is to be changed in "tuned"; `before` and
+    `after` are code to run around it.
     """
     options = {name: value for name, value in asdict(config).items() if name != "preset"}
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", before + CHILD, json.dumps(options), json.dumps(recipe or {})],
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            before + CHILD + after,
+            json.dumps(options),
+            json.dumps(recipe or {}),
+        ],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "KERAS_BACKEND": backend, **QUICK_COMPILE, **env},
         stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 
+import keras
 import numpy as np
 import pytest
 from processes import start, stop_after_a_checkpoint
@@ -27,6 +28,12 @@ else:
 # two devices agree to 1e-12). With steps this small the loss falls by some thousandths, so that
 # 1e-4 tells a wrong factor from rounding.
 GENTLE = {"learning_rate": 5e-5, "augment": False}
+LOGITS = """
+import keras, numpy as np
+images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+model = keras.models.load_model(options["run_dir"] + "/model.keras")
+np.save(options["run_dir"] + "/logits.npy", model.predict(images, verbose=0))
+"""
 JOIN = "from utils.devices import join_processes; join_processes()"
 
 
@@ -74,8 +81,12 @@ def losses_of_one(continued):
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_are_as_one(continued, losses_of_one, backend):
     config = continued(backend)
-    losses = losses_of(config, start(config, backend, before=TWO_CPUS, recipe=GENTLE))
-    np.testing.assert_allclose(losses, losses_of_one, rtol=1e-4)
+    process = start(config, backend, before=TWO_CPUS, after=LOGITS, recipe=GENTLE)
+    np.testing.assert_allclose(losses_of(config, process), losses_of_one, rtol=1e-4)
+    # What was trained on one backend gives the same logits on the other (here TensorFlow).
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    logits = keras.models.load_model(f"{config.run_dir}/model.keras").predict(images, verbose=0)
+    np.testing.assert_allclose(np.load(f"{config.run_dir}/logits.npy"), logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def speed(preset, *, precision="float32", xla=False, fast_layers=True, batch_siz
     """Images/s of training and inference on a constant uint8 batch at 64x64.
 
     Args:
-        preset: name of the network; `config` of a FishNet as a list of its three fields also works.
+        preset: name of the network, or the three fields of a `FishNetConfig`.
         precision: Keras dtype policy.
         xla: whether to compile with XLA; JAX always does.
         fast_layers: whether to use `utils.fast_layers`.
@@ -222,7 +222,25 @@ def waiting(preset, *, data_dir, batch_size=256, steps=40, recipe="tuned"):
     return {"pipeline_images_per_second": alone, "waiting_share": waited / (waited + worked)}
 
 
-TASKS = {task.__name__: task for task in (speed, matrix_product, operations, epochs, waiting)}
+def training(**options):
+    """A whole training run, its files thrown away.
+
+    Args:
+        **options: fields of a `RunConfig`.
+
+    Returns:
+        Dict: history, as in a result.
+    """
+    from utils.run_config import RunConfig
+    from utils.training import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        return {"history": train(RunConfig(**options, run_dir=f"{folder}/run"))["history"]}
+
+
+TASKS = {
+    task.__name__: task for task in (speed, matrix_product, operations, epochs, waiting, training)
+}
 
 
 def _compiled(preset, precision, xla, fast_layers, batch_size):

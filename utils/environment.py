@@ -52,6 +52,9 @@ def prepare():
     elif missing:
         print(f"Missing or old: {', '.join(missing)}. Try: pip install -r requirements.txt")
     with _quiet_start():
+        from utils.devices import join_processes
+
+        join_processes()
         found = describe()
     print(
         f"Python {found['python']}, Keras {found['keras']} on {found['backend']}, "

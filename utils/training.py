@@ -6,13 +6,11 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 
 import contextlib
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
-from filelock import FileLock, Timeout
 
 from utils import environment, pipeline, results
 from utils.callbacks import REPORTED, Plateau, RunLog, stop_signals
@@ -28,13 +26,10 @@ from utils.devices import find_devices
 from utils.fast_layers import accelerate
 from utils.models import build_model, count_macs, count_parameters
 from utils.recipes import compile_model, get_recipe
+from utils.run_folder import TrainingError, claim, used_alone
 from utils.tiny_imagenet import MANIFEST, load_manifest
 
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
-
-
-class TrainingError(RuntimeError):
-    """A run cannot start, go on or end; the text says why and what helps."""
 
 
 def train(config):
@@ -58,8 +53,10 @@ def train(config):
     """
     run = _Run(config)
     try:
-        with run.alone():
-            run.claim_folder()
+        with used_alone(run.folder) if run.leads else contextlib.nullcontext():
+            if run.leads:
+                identity = {**config.identity(), "manifest_sha256": run.manifest_sha256}
+                claim(run.folder, identity)
             if run.result["status"] == "complete":
                 print(f"{config.run_id} is complete; nothing to do. Its log:")
                 for epoch in range(config.epochs):
@@ -73,6 +70,8 @@ def train(config):
             if run.leads:
                 run.finish()
             run.devices.agree(0)  # the others wait until all is written
+            if not run.leads:
+                run.result = results.read_result(run.result_file)
     except OSError as error:
         raise TrainingError(
             f"{error}. Make room there, or choose another run_dir or results_dir. Checkpoints "
@@ -113,44 +112,6 @@ class _Run:
             found = results.read_result(self.result_file)
             if found["status"] == "complete":
                 self.result = found
-
-    @contextlib.contextmanager
-    def alone(self):
-        """Keeps other processes out of the folder; the system opens it again if this one dies."""
-        if not self.leads:
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / "lock", timeout=0):
-                yield
-        except Timeout:
-            raise TrainingError(
-                f"Another process is training in {self.folder}. Wait for it, stop it, or use "
-                "another run_dir."
-            ) from None
-
-    def claim_folder(self):
-        """Writes `config.json`, or checks that the folder is of this very run."""
-        if not self.leads:
-            return
-        identity = {**self.config.identity(), "manifest_sha256": self.manifest_sha256}
-        path = self.folder / "config.json"
-        if not path.exists():
-            with replacing(path, "w") as file:
-                json.dump(identity, file, indent=1)
-            return
-        found = json.loads(path.read_text())
-        differing = [
-            f"{name}: {found.get(name)!r} there, {identity.get(name)!r} now"
-            for name in sorted({*found, *identity})
-            if found.get(name) != identity.get(name)
-        ]
-        if differing:
-            raise TrainingError(
-                f"{self.folder} holds a run with other parameters ({'; '.join(differing)}). "
-                "Use the same parameters, another run_dir, or delete that folder."
-            )
 
     def new_model(self):
         """The network of this run with its normalization in front."""
