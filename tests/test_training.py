@@ -109,14 +109,18 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys, 
 
 
 def test_what_a_run_leaves_behind(make_config, capsys):
-    config = make_config(epochs=2, recipe="report", cache="file")
+    config = make_config(epochs=2, recipe="report", cache="file", tensorboard=True)
     result = train(config)
     log = capsys.readouterr().out
     assert log.count("epoch ") == 2
     val = result["metrics"]
     assert f"| val {val['loss']:.3f} {val['top1']:.1%} {val['top5']:.1%} | lr 0.001 |" in log
     folder = sorted(p.name for p in Path(config.run_dir).iterdir())
-    assert folder == ["checkpoints", "config.json", "lock", "model.keras", "run.json", "run.npz"]
+    assert folder == [
+        "checkpoints", "config.json", "lock", "model.keras", "run.json", "run.npz", "tensorboard",
+    ]  # fmt: skip
+    written = {p.parent.name for p in Path(config.run_dir, "tensorboard").rglob("events*")}
+    assert written == {"train", "validation"}
     assert result == json.loads((Path(config.run_dir) / "run.json").read_text())
     assert result["dataset"]["synthetic"]
     assert result["status"] == "complete"

@@ -53,7 +53,7 @@ def best_of(rows, settings, by="images_per_second"):
     """
     best = {}
     for row in rows:
-        key = tuple(row.get(name) for name in settings)
+        key = json.dumps([row.get(name) for name in settings])
         if key not in best or row.get(by, 0) > best[key].get(by, 0):
             best[key] = row
     return list(best.values())

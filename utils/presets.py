@@ -76,7 +76,7 @@ _QUARTER_PLANES = tuple(planes // 4 for planes in _PAPER_PLANES)
 
 PRESETS: dict[str, FishNetConfig | BaselineConfig] = {
     # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
-    # Eight epochs in half an hour on two free CPU cores; a val top-1 of 42 %.
+    # Eight epochs in a quarter of an hour on two free CPU cores; a val top-1 of 42 %.
     # 654,200 parameters at 200 classes; the course report's simple has 667,584.
     "simple": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/medium.ipynb -p preset medium

@@ -34,7 +34,7 @@ RECIPES = {
         l2=5e-4,
         augment=True,
         standardize=True,
-        epochs=8,  # under half an hour on two CPU cores with `simple`
+        epochs=8,  # a quarter of an hour on two CPU cores with `simple`
     ),
 }
 
