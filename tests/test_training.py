@@ -88,11 +88,14 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     killed(cut, 2)
     assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
     damage(checkpoints_in(f"{cut.run_dir}/checkpoints")[0])
+    half_written = Path(cut.run_dir, "checkpoints", ".epoch-0003-step-0000000.npz-killed")
+    half_written.write_bytes(b"PK")
     capsys.readouterr()
     killed(cut, 3)  # with nothing left to do but to finish
     log = capsys.readouterr().out
     assert "epoch-0002-step-0000000.npz is damaged" in log
     assert "Continuing cut after epoch 1." in log
+    assert not half_written.exists()
     continued = train(cut)
     assert "Continuing cut after epoch 3." in capsys.readouterr().out
     assert learned(continued) == learned(whole)
