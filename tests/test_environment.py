@@ -90,3 +90,12 @@ def bootstrap(folder, starter=(sys.executable, "-c"), words=(), before="", envir
     command = [*starter, source, *words]
     options = {"cwd": folder, "env": environ, "capture_output": True, "text": True}
     return subprocess.run(command, check=True, **options).stdout.strip()
+
+
+def test_peak_memory_is_that_of_the_process_alone():
+    block = bytearray(600 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])  # every page is touched
+    assert environment.peak_rss_mb() > 600
+    code = "from utils.environment import peak_rss_mb; print(peak_rss_mb())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(child.stdout) < 300

@@ -107,6 +107,10 @@ def describe(precision="float32"):
 
 def peak_rss_mb():
     """Highest resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; `getrusage` would count the peak of the process that started this
+        line = next(ln for ln in status.read_text().splitlines() if ln.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
     try:
         import resource
     except ImportError:  # Windows
@@ -114,7 +118,7 @@ def peak_rss_mb():
 
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak / 2**20  # macOS
 
 
 def release_free_memory():
