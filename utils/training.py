@@ -97,6 +97,7 @@ class _Run:
         self.steps = pipeline.steps_per_epoch(
             self.manifest, config.split, config.batch_size, config.fraction
         )
+        self.checkpoint_steps = config.checkpoint_steps(self.steps)
         self.devices = find_devices(config.distribution)
         if config.batch_size % self.devices.count:
             raise ValueError(
@@ -221,9 +222,9 @@ class _Run:
         ):
             if step:  # the rest of an epoch
                 self._fit(epoch, epoch + 1, step, cache_dir)
-                epoch, step = epoch + 1, 0
+                epoch += 1
             if epoch < config.epochs:
-                self._fit(epoch, config.epochs, step, cache_dir)
+                self._fit(epoch, config.epochs, 0, cache_dir)
 
     def _fit(self, epoch, epochs, step, cache_dir):
         config = self.config
@@ -355,9 +356,8 @@ class _Run:
 
     def is_due(self, epoch, step):
         """Whether to save after a step; its epoch's end is not meant."""
-        every = self.config.checkpoint_steps(self.steps)
         at = epoch * self.steps + step
-        return step < self.steps and bool(self.signals or at % every == 0)
+        return step < self.steps and bool(self.signals or at % self.checkpoint_steps == 0)
 
     def end_step(self, epoch, step, elapsed):
         """Writes a checkpoint within an epoch, and ends the run if a signal says so."""
@@ -374,7 +374,7 @@ class _Run:
         if self.leads:
             print(self.line(epoch), flush=True)
         last = epoch + 1 == self.config.epochs
-        due = (epoch + 1) * self.steps % self.config.checkpoint_steps(self.steps) == 0
+        due = (epoch + 1) * self.steps % self.checkpoint_steps == 0
         if last or due or self.signals:
             self._save(epoch + 1)
         if self.config.ema:
