@@ -46,12 +46,13 @@ class BatchNormalization(layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         """Normalizes (batch, height, width, channels); in evaluation mode as Keras does."""
-        if not (training and self.trainable) or self.compute_dtype != "float32":
+        fast = training and self.trainable and self.compute_dtype in ("float32", "bfloat16")
+        if not fast:
             return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = self._normalized(inputs)
+        outputs, mean, variance = self._normalized(ops.cast(inputs, "float32"))
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
-        return outputs
+        return ops.cast(outputs, self.compute_dtype)
 
     def _normalized(self, inputs):
         import tensorflow as tf
