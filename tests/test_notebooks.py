@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import nbformat
 import pytest
 
 from utils.environment import REPOSITORY
+from utils.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -61,6 +63,13 @@ class TestNotebook:
 
     def test_names_no_place_of_the_machine_it_ran_on(self, path):
         assert not re.search(r"/(root|home|work|tmp|Users)/\w", path.read_text())
+
+
+def test_each_field_of_a_run_is_a_parameter_of_03_with_the_same_default():
+    (tagged,) = (c for c in cells(NOTEBOOKS[2]) if "parameters" in c.metadata.get("tags", []))
+    parameters = {n.targets[0].id: ast.literal_eval(n.value) for n in parsed(tagged).body}
+    del parameters["archive"]
+    assert parameters == {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 
 def test_the_bootstrap_cell_is_the_same_everywhere():

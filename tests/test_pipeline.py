@@ -76,6 +76,25 @@ def test_a_fraction_is_the_same_images_in_every_epoch(shapes, manifest):
     assert len(set(images)) == 96
 
 
+def test_class_order_and_a_narrow_shuffle_window(shapes, manifest):
+    options = {"batch_size": 16, "epochs": 2, "fraction": 0.5, "record_order": "classes"}
+    in_order = labels_of(
+        pipeline.training_batches(shapes, manifest, shuffle_window=1, **options)
+    ).reshape(2, 144)
+    assert (np.diff(in_order[0]) >= 0).all()
+    np.testing.assert_array_equal(in_order[0], in_order[1])
+    fair = pipeline.training_batches(shapes, manifest, batch_size=16, epochs=1, fraction=0.5)
+    np.testing.assert_array_equal(np.bincount(in_order[0]), np.bincount(labels_of(fair)))
+    window = 10
+    drawn = labels_of(
+        pipeline.training_batches(shapes, manifest, shuffle_window=window, **options)
+    ).reshape(2, 144)
+    assert not np.array_equal(drawn[0], in_order[0])
+    # What is drawn at position i is among the first i + window records.
+    for labels in drawn:
+        assert all(label <= in_order[0][min(i + window, 144) - 1] for i, label in enumerate(labels))
+
+
 def test_file_cache_gives_the_same_batches(shapes, manifest, tmp_path):
     options = {"batch_size": 32, "epochs": 2, "seed": 0}
     memory = pipeline.training_batches(shapes, manifest, **options)

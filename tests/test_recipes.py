@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.recipes import RECIPES, SGD, WarmupLinearDecay, get_recipe, make_optimizer
+from utils.recipes import RECIPES, SGD, Adam, WarmupLinearDecay, get_recipe, make_optimizer
 
 
 def test_schedule_rises_then_falls_to_zero():
@@ -30,6 +30,36 @@ def test_l2_joins_the_gradient_of_kernels_alone():
     # Nesterov's first step moves by rate * gradient * (1 + momentum).
     np.testing.assert_allclose(layer.kernel, [[2 - 0.1 * (1 + 0.5 * 2) * 1.9]], rtol=1e-6)
     np.testing.assert_allclose(layer.bias, [2 - 0.1 * 1.9], rtol=1e-6)
+
+
+def test_l2_of_adam_is_part_of_what_its_moments_see():
+    layer = keras.layers.Dense(1, use_bias=False)
+    layer.build((None, 1))
+    layer.kernel.assign([[2.0]])
+    optimizer = Adam(0.1, l2=0.5)
+    optimizer.apply_gradients([(keras.ops.zeros_like(layer.kernel), layer.kernel)])
+    # Adam's first step is the rate times the sign of the gradient, which is l2 * w alone here.
+    np.testing.assert_allclose(layer.kernel, [[1.9]], rtol=1e-5)
+
+
+def test_changes_to_a_recipe():
+    changed = get_recipe("tuned", l2=0.0, augment=None, optimizer="adam")
+    assert (changed.l2, changed.augment, changed.optimizer) == (0.0, True, "adam")
+    assert RECIPES["tuned"].l2 == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adam. Received: 'lion'"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
+        ({"l2": -1.0}, "l2 and plateau_patience must not be below 0. Received: -1.0 and 0"),
+    ],
+)
+def test_bad_changes(change, message):
+    with pytest.raises(ValueError, match=message):
+        get_recipe("tuned", **change)
 
 
 def test_recipes_are_the_described_ones():

@@ -7,7 +7,14 @@ import pytest
 from tensorflow.io import decode_jpeg
 
 from utils import results
-from utils.analysis import confused_pairs, per_class_accuracy
+from utils.analysis import (
+    calibration,
+    confused_images,
+    confused_pairs,
+    expected_calibration_error,
+    first_epoch_above,
+    per_class_accuracy,
+)
 from utils.checkpoints import replacing
 
 
@@ -96,6 +103,30 @@ def test_analysis_of_predictions(predictions):
     assert accuracy.to_dict() == {"cat": 0.5, "fox": 0.5, "dog": 1.0}
     first = confused_pairs(predictions, 1).iloc[0]
     assert list(first) == ["cat", "fox", 1, 1, 2]
+    assert confused_images(predictions, pairs=2) == [[1, 4], []]
+    assert list(predictions["sample"][3:]) == [1, 4]  # kept behind the three drawn ones
+
+
+def test_when_a_run_passes_a_level():
+    history = {"val_top1": [0.1, 0.3, 0.2], "seconds": [90.0, 60.0, 60.0]}
+    assert first_epoch_above(history, 0.2) == "epoch 2, 2 min"
+    assert first_epoch_above(history, 0.3) == "–"
+
+
+def test_calibration():
+    table = calibration(
+        {
+            "probabilities": np.array([[0.9], [0.9], [0.95], [0.35], [0.3], [1.0]]),
+            "classes": np.array([[1], [1], [1], [1], [1], [1]]),
+            "labels": np.array([1, 1, 0, 1, 0, 1]),
+        },
+        bins=5,
+    )
+    np.testing.assert_allclose(table["confidence"], [0.325, 0.9375])
+    np.testing.assert_allclose(table["accuracy"], [0.5, 0.75])
+    assert list(table["images"]) == [2, 4]
+    error = (2 * 0.175 + 4 * 0.1875) / 6
+    assert expected_calibration_error(table) == pytest.approx(error)
 
 
 def test_committed_results_can_be_read():
@@ -125,10 +156,13 @@ def test_committed_weights_give_the_committed_predictions(path):
     np.testing.assert_allclose(chosen, kept["probabilities"][kept["sample"]], atol=2e-3)
 
 
-def test_the_readme_is_in_step_with_the_results():
+def test_readme_and_model_card_are_in_step_with_the_results():
     readme = Path("README.md").read_text()
     runs = results.load_results("report/results")
     filled = results.fill_in(readme, "results", results.markdown_results(runs))
     assert results.fill_in(filled, "commands", results.markdown_commands(runs)) == readme
+    card = Path("report/weights/README.md").read_text()
+    metrics = results.markdown_metrics(runs, "report/results")
+    assert results.fill_in(card, "metrics", metrics) == card
     with pytest.raises(ValueError, match="marks of section 'nothing' are missing"):
         results.fill_in(readme, "nothing", "")

@@ -37,9 +37,7 @@ def confused_pairs(predictions, count=15):
         called b, of b called a, and their sum.
     """
     names = np.array([short_name(w) for w in predictions["words"]])
-    matrix = np.zeros((len(names), len(names)), int)
-    np.add.at(matrix, (predictions["labels"], predictions["classes"][:, 0]), 1)
-    first, second = np.triu_indices(len(names), k=1)
+    matrix, first, second = _confusions(predictions)
     table = pd.DataFrame(
         {
             "class a": names[first],
@@ -49,5 +47,79 @@ def confused_pairs(predictions, count=15):
         }
     )
     table["together"] = table["a called b"] + table["b called a"]
-    table = table.sort_values("together", ascending=False, kind="stable")
-    return table.head(count).reset_index(drop=True)
+    return table.head(count)
+
+
+def confused_images(predictions, pairs=6, each=3):
+    """Images of the most confused pairs that were taken for the other class, surest first.
+
+    Args:
+        predictions: as `utils.results.load_predictions` returns them.
+        pairs: how many pairs.
+        each: images of each of its two classes, or fewer where there are fewer.
+
+    Returns:
+        List of lists, one a pair, of image indices.
+    """
+    labels, called = predictions["labels"], predictions["classes"][:, 0]
+    surest = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
+    _, first, second = _confusions(predictions)
+    found = []
+    for a, b in zip(first[:pairs], second[:pairs], strict=True):
+        wrong = [[i for i in surest if (labels[i], called[i]) == way] for way in ((a, b), (b, a))]
+        found.append([int(i) for way in wrong for i in way[:each]])
+    return found
+
+
+def _confusions(predictions):
+    """The confusion matrix, and the pairs of classes (first, second), most confused first."""
+    count = len(predictions["words"])
+    matrix = np.zeros((count, count), int)
+    np.add.at(matrix, (predictions["labels"], predictions["classes"][:, 0]), 1)
+    first, second = np.triu_indices(count, k=1)
+    order = np.argsort(-(matrix + matrix.T)[first, second], kind="stable")
+    return matrix, first[order], second[order]
+
+
+def calibration(predictions, bins=15):
+    """Whether a network is right as often as it says.
+
+    Args:
+        predictions: as `utils.results.load_predictions` returns them.
+        bins: bins of equal width for the probability of the first guess.
+
+    Returns:
+        `pandas.DataFrame`, a row for each bin with images in it: `confidence`, the mean probability
+        of the first guess; `accuracy`, the share that was right; `images`. The expected calibration
+        error is the mean of |accuracy - confidence| weighted by images.
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
+    """
+    confidence = predictions["probabilities"][:, 0].astype(float)
+    right = predictions["classes"][:, 0] == predictions["labels"]
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": right.astype(float)})
+    grouped = table.groupby(bin_of)
+    return grouped.mean().assign(images=grouped.size()).reset_index(drop=True)
+
+
+def expected_calibration_error(table):
+    """Mean of |accuracy - confidence| over all images, of what `calibration` returns."""
+    return float(np.average(abs(table["accuracy"] - table["confidence"]), weights=table["images"]))
+
+
+def first_epoch_above(history, level):
+    """When val top-1 is first above a level.
+
+    Args:
+        history: of a result.
+        level: a fraction.
+
+    Returns:
+        "epoch 3, 5 min", or "–" when it never is.
+    """
+    for epoch, top1 in enumerate(history["val_top1"], start=1):
+        if top1 > level:
+            return f"epoch {epoch}, {sum(history['seconds'][:epoch]) / 60:.0f} min"
+    return "–"

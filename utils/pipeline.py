@@ -12,6 +12,7 @@ import tensorflow as tf
 from utils.tiny_imagenet import DatasetError
 
 SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
+ORDERS = ("shuffled", "classes")
 CROP_PADDING = 8  # pixels reflected at each border before the random crop
 SPLITS = ("val", "holdout")  # what a run reports on
 
@@ -27,6 +28,8 @@ def training_batches(
     seed=0,
     split="val",
     fraction=1.0,
+    record_order="shuffled",
+    shuffle_window=SHUFFLE_WINDOW,
     augment=False,
     cache_dir=None,
 ):
@@ -46,6 +49,9 @@ def training_batches(
         seed: with the epoch and the step, all that order and augmentation depend on.
         split: `"val"` to train on all of train, `"holdout"` to leave the hold-out images aside.
         fraction: share of these images to use, the same ones in every epoch.
+        record_order: "classes" to read one class after another, as from records that were never
+            shuffled.
+        shuffle_window: images among which each next one is drawn.
         augment: whether to add `random_crop_and_flip`.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
 
@@ -59,12 +65,15 @@ def training_batches(
     images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None)
     if fraction < 1:  # the records are shuffled, so the first are a fair sample
         images = images.take(training_size(manifest, split, fraction))
+    images = _in_order(images, record_order)
     if not first_step:
         images = _cached(images, cache_dir, "train")
 
     def one_epoch(epoch):
         epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
-        batches = _shuffled(images, epoch_seed).batch(batch_size, drop_remainder=True)
+        batches = _shuffled(images, shuffle_window, epoch_seed).batch(
+            batch_size, drop_remainder=True
+        )
         done = tf.where(epoch == first_epoch, first_step, 0)
         batches = batches.enumerate().skip(tf.cast(done, tf.int64))
 
@@ -81,7 +90,14 @@ def training_batches(
 
 
 def evaluation_batches(
-    data_dir, manifest, *, batch_size, split="val", cache_dir=None, whole_batches=False
+    data_dir,
+    manifest,
+    *,
+    batch_size,
+    split="val",
+    record_order="shuffled",
+    cache_dir=None,
+    whole_batches=False,
 ):
     """The split that a run reports on, in the order of the records.
 
@@ -91,6 +107,7 @@ def evaluation_batches(
         batch_size: images a batch; the last one may be smaller.
         split: `"val"` for the validation records, `"holdout"` for the images of train that the
             manifest lists.
+        record_order: "classes" for one class after another.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
         whole_batches: whether to fill up the last batch with blank images, so that several devices
             can share every batch.
@@ -99,7 +116,7 @@ def evaluation_batches(
         `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)); with
         `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
     """
-    images = _decoded(data_dir, manifest, *_EVALUATED[split])
+    images = _in_order(_decoded(data_dir, manifest, *_EVALUATED[split]), record_order)
     batches = _cached(images, cache_dir, split).batch(batch_size)
     if whole_batches:
         batches = batches.map(lambda *batch: _filled_up(*batch, batch_size))
@@ -272,6 +289,15 @@ def _decoded(data_dir, manifest, prefix, holdout):
     )
 
 
+def _in_order(images, record_order):
+    if record_order == "shuffled":  # as the records are
+        return images
+    everything = 2**40  # images of one class, gathered before the first of them comes out
+    return images.group_by_window(
+        lambda _, label: tf.cast(label, tf.int64), lambda _, group: group, everything
+    )
+
+
 def _cached(images, cache_dir, name):
     return images.cache() if cache_dir is None else images.cache(str(Path(cache_dir) / name))
 
@@ -293,14 +319,14 @@ def without_tuner(batches):
     return batches.with_options(options)
 
 
-def _shuffled(images, seed):
+def _shuffled(images, window, seed):
     """Shuffles with a seed (2,) that may be a tensor.
 
     `Dataset.shuffle` would mix in TensorFlow's global seed, and so the state of the process.
     """
     shuffled = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(images),
-        buffer_size=SHUFFLE_WINDOW,
+        buffer_size=window,
         seed=seed[0],
         seed2=seed[1] + 1,  # (0, 0) would stand for a random seed
         output_types=[spec.dtype for spec in images.element_spec],

@@ -1,46 +1,12 @@
 """How a network is trained: the report's recipe and ours, as data, and the optimizers they need."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import keras
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything about training that is not the network or the data."""
-
-    optimizer: str  # "adam" or "sgd" (Nesterov momentum 0.9)
-    learning_rate: float  # its peak, at a batch of 256 images
-    scale_learning_rate: bool = False  # in proportion to the batch size
-    warmup: float = 0.0  # share of all steps with a linear rise; then a linear fall to zero
-    plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
-    l2: float = 0.0  # times the kernels, added to their gradients
-    augment: bool = False  # random crops and flips
-    standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
-    epochs: int = 30  # where a run names none
-    checkpoint_every: int = 1  # epochs, where a run names none
-
-
-RECIPES = {
-    # papermill notebooks/03_train.ipynb report/executed/simple-report.ipynb -p recipe report
-    # The earlier report's training, as far as it is described.
-    "report": Recipe(optimizer="adam", learning_rate=1e-3, plateau_patience=3, checkpoint_every=5),
-    # papermill notebooks/03_train.ipynb report/executed/simple-tuned.ipynb -p recipe tuned
-    "tuned": Recipe(
-        optimizer="sgd",
-        learning_rate=0.5,
-        scale_learning_rate=True,
-        warmup=0.15,
-        l2=5e-4,
-        augment=True,
-        standardize=True,
-        epochs=8,  # a quarter of an hour on two CPU cores with `simple`
-    ),
-}
-
-
-class SGD(keras.optimizers.SGD):
-    """Nesterov SGD with classic L2: `l2 * w` joins the gradient of each kernel.
+class _WithL2:
+    """An optimizer with classic L2: `l2 * w` joins the gradient of each kernel.
 
     Keras' own `weight_decay` shrinks the weights beside the momentum, which at momentum 0.9 is
     about ten times weaker. A kernel regularizer would do the same as this but would also be part of
@@ -49,15 +15,15 @@ class SGD(keras.optimizers.SGD):
     Args:
         learning_rate: a number or a `LearningRateSchedule`.
         l2: factor of the kernels; biases and BatchNorm are left alone.
-        **kwargs: of `keras.optimizers.SGD`.
+        **kwargs: of the optimizer.
     """
 
-    def __init__(self, learning_rate=0.5, l2=0.0, **kwargs):
+    def __init__(self, learning_rate, l2=0.0, **kwargs):
         super().__init__(learning_rate, **kwargs)
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
-        """Adds the L2 term, then steps as `keras.optimizers.SGD` does."""
+        """Adds the L2 term, then steps as Keras' optimizer does."""
         # TensorFlow hands over its own variable, which does not know its path.
         path = self._trainable_variables[self._get_variable_index(variable)].path
         if self.l2 and path.endswith("/kernel"):
@@ -67,6 +33,18 @@ class SGD(keras.optimizers.SGD):
     def get_config(self):
         """Config for serialization."""
         return {**super().get_config(), "l2": self.l2}
+
+
+class SGD(_WithL2, keras.optimizers.SGD):
+    """`keras.optimizers.SGD` with L2."""
+
+
+class Adam(_WithL2, keras.optimizers.Adam):
+    """`keras.optimizers.Adam` with L2."""
+
+
+# name: (class, its settings)
+OPTIMIZERS = {"sgd": (SGD, {"momentum": 0.9, "nesterov": True}), "adam": (Adam, {})}
 
 
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -94,11 +72,76 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-def get_recipe(name):
-    """The recipe of that name; `ValueError` that lists the valid ones otherwise."""
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about training that is not the network or the data.
+
+    Raises:
+        ValueError: a value that is not valid, with the valid ones.
+    """
+
+    optimizer: str  # in `OPTIMIZERS`
+    learning_rate: float  # its peak, at a batch of 256 images
+    scale_learning_rate: bool = False  # in proportion to the batch size
+    warmup: float = 0.0  # share of all steps with a linear rise; then a linear fall to zero
+    plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
+    l2: float = 0.0  # times the kernels, added to their gradients
+    augment: bool = False  # random crops and flips
+    standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
+    epochs: int = 30  # where a run names none
+    checkpoint_every: int = 1  # epochs, where a run names none
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {self.optimizer!r}"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0. Received: {self.learning_rate!r}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be in [0, 1). Received: {self.warmup!r}")
+        if not (self.l2 >= 0 and self.plateau_patience >= 0):
+            raise ValueError(
+                "l2 and plateau_patience must not be below 0. "
+                f"Received: {self.l2!r} and {self.plateau_patience!r}"
+            )
+
+
+RECIPES = {
+    # papermill notebooks/03_train.ipynb report/executed/simple-report.ipynb -p recipe report
+    # The earlier report's training, as far as it is described.
+    "report": Recipe(optimizer="adam", learning_rate=1e-3, plateau_patience=3, checkpoint_every=5),
+    # papermill notebooks/03_train.ipynb report/executed/simple-tuned.ipynb -p recipe tuned
+    "tuned": Recipe(
+        optimizer="sgd",
+        learning_rate=0.5,
+        scale_learning_rate=True,
+        warmup=0.15,
+        l2=5e-4,
+        augment=True,
+        standardize=True,
+        epochs=8,  # a quarter of an hour on two CPU cores with `simple`
+    ),
+}
+
+
+def get_recipe(name, **changes):
+    """The recipe of that name, with some fields changed.
+
+    Args:
+        name: a key of `RECIPES`.
+        **changes: fields of `Recipe`; those that are None stay as they are.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        ValueError: unknown name, with the valid ones, or a value that is not valid.
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Received: recipe={name!r}")
-    return RECIPES[name]
+    changes = {field: value for field, value in changes.items() if value is not None}
+    return dataclasses.replace(RECIPES[name], **changes)
 
 
 def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
@@ -117,9 +160,8 @@ def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
     if recipe.warmup:
         rate = WarmupLinearDecay(rate, steps, recipe.warmup)
     average = {"use_ema": True, "ema_momentum": ema} if ema else {}
-    if recipe.optimizer == "adam":
-        return keras.optimizers.Adam(rate, **average)
-    return SGD(rate, l2=recipe.l2, momentum=0.9, nesterov=True, **average)
+    optimizer, settings = OPTIMIZERS[recipe.optimizer]
+    return optimizer(rate, l2=recipe.l2, **settings, **average)
 
 
 def compile_model(

@@ -1,5 +1,6 @@
 """One run, one JSON: the only way that numbers take from training to tables and figures."""
 
+import itertools
 import json
 import re
 from dataclasses import asdict
@@ -9,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from utils import environment
+from utils.analysis import calibration, confused_images, expected_calibration_error
 from utils.checkpoints import replacing
-from utils.recipes import get_recipe
 
 SCHEMA = 1
 KINDS = ("train", "ablation", "benchmark")
@@ -30,6 +31,31 @@ REPORT = pd.DataFrame(
     ],
     columns=["preset", "parameters", "seconds_per_epoch", "train_top1", "val_top1"],
 ).set_index("preset")
+
+# Published val top-1 on Tiny ImageNet of networks trained from nothing, as fractions; their MACs
+# depend on stems that the sources do not all give.
+LITERATURE = pd.DataFrame(
+    [("ResNet-18", 11.3e6, 0.653), ("ResNet-50", 23.9e6, 0.693), ("fastai ResNet", 20e6, 0.593)],
+    columns=["name", "parameters", "top1"],
+)
+
+# Published single-crop top-1 on ImageNet-1k at 224x224, as fractions: FishNet with the authors'
+# code, the others in the documentation of keras.applications. Parameters in
+# millions.
+IMAGENET = pd.DataFrame(
+    [
+        ("FishNet", "99", 16.63, 0.7741),
+        ("FishNet", "150", 24.96, 0.7814),
+        ("FishNet", "201", 44.58, 0.7876),
+        ("ResNet", "50", 25.6, 0.749),
+        ("ResNet", "101", 44.7, 0.764),
+        ("ResNet", "152", 60.4, 0.766),
+        ("DenseNet", "121", 8.1, 0.750),
+        ("DenseNet", "169", 14.3, 0.762),
+        ("DenseNet", "201", 20.2, 0.773),
+    ],
+    columns=["family", "name", "parameters", "top1"],
+)
 
 
 def result_path(results_dir, run_id):
@@ -68,7 +94,7 @@ def new_result(config, manifest, manifest_sha256):
         "preset": config.preset,
         "recipe": config.recipe,
         "task": "classification",
-        "config": {**config.identity(), "recipe_fields": asdict(get_recipe(config.recipe))},
+        "config": {**config.identity(), "recipe_fields": asdict(config.full_recipe)},
         "seed": config.seed,
         "dataset": {
             "name": manifest["dataset"],
@@ -160,6 +186,8 @@ def results_table(results):
         rows.append(
             {
                 "run": result["run_id"],
+                "preset": result["preset"],
+                "recipe": result["recipe"],
                 "parameters": result["model"]["parameters"],
                 "MACs": result["model"]["macs"],
                 "epochs": len(history["loss"]),
@@ -186,19 +214,24 @@ def save_predictions(path, *, probabilities, labels, manifest, images, samples=4
         labels: (images,) from 0.
         manifest: of the dataset.
         images: the JPEG bytes of the same images, in the same order.
-        samples: how many of them are kept for the sheet of predictions, drawn at random.
+        samples: how many of them are kept for the sheet of predictions, drawn at random; the
+            images of the most confused classes are kept behind these.
         seed: of that draw, so that every run keeps the same images.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    kept = np.sort(np.random.default_rng(seed).permutation(len(labels))[:samples])
+    predictions = {
+        "labels": labels.astype(np.uint16),
+        "classes": order.astype(np.uint16),
+        "probabilities": np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
+        "words": np.array(manifest["words"]),
+    }
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(labels))[:samples])
+    kept = np.array([*drawn, *itertools.chain(*confused_images(predictions))], int)
     encoded = [np.frombuffer(images[i], np.uint8) for i in kept]
     with replacing(path) as file:
         np.savez_compressed(
             file,
-            labels=labels.astype(np.uint16),
-            classes=order.astype(np.uint16),
-            probabilities=np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
-            words=np.array(manifest["words"]),
+            **predictions,
             sample=kept.astype(np.uint32),
             jpeg=np.concatenate(encoded),
             jpeg_sizes=np.array([len(e) for e in encoded], np.uint32),
@@ -243,6 +276,33 @@ def markdown_results(results):
             f"| {row['val top-5']:.1%} | {row['report: train top-1']:.1%} "
             f"| {row['report: val top-1']:.1%} |"
         )
+    return "\n".join(lines)
+
+
+def markdown_metrics(results, results_dir, weights_dir="report/weights"):
+    """What the model card says of each kept network, as a Markdown table.
+
+    Args:
+        results: as `load_results` returns them.
+        results_dir: folder of their predictions.
+        weights_dir: folder of the kept weights.
+
+    Returns:
+        The lines of the table.
+    """
+    lines = [
+        "| weights | parameters | top-1 | top-5 | cross-entropy | calibration error |",
+        "|---" * 6 + "|",
+    ]
+    for result in results:
+        run_id, metrics = result["run_id"], result["metrics"]
+        if (Path(weights_dir) / f"{run_id}.keras").exists():
+            predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
+            error = expected_calibration_error(calibration(predictions))
+            lines.append(
+                f"| `{run_id}.keras` | {result['model']['parameters']:,} | {metrics['top1']:.1%} "
+                f"| {metrics['top5']:.1%} | {metrics['loss']:.3f} | {error:.1%} |"
+            )
     return "\n".join(lines)
 
 

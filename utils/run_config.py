@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.devices import DISTRIBUTIONS
 from utils.fishnet import STEMS
-from utils.pipeline import SPLITS
+from utils.pipeline import ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.presets import get_preset
 from utils.recipes import get_recipe
 from utils.tiny_imagenet import DATASETS
@@ -19,13 +19,19 @@ CHOICES = {
     "split": SPLITS,
     "cache": ("memory", "file"),
     "kind": ("train", "ablation"),
+    "record_order": ORDERS,
     "distribution": DISTRIBUTIONS,
 }
 
+# Fields that change the recipe, where they are not None.
+RECIPE_CHANGES = (
+    "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
+)  # fmt: skip
+
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
-    "kind", "fraction", "batch_size", "stem", "precision", "fast_layers", "split",
-    "label_smoothing", "ema",
+    "kind", "fraction", "batch_size", "stem", "batch_norm_momentum", "precision", "fast_layers",
+    "split", "record_order", "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
 )  # fmt: skip
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
@@ -48,11 +54,21 @@ class RunConfig:
     batch_size: int | None = None  # images a step; None: 256, on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
+    batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     precision: str = "float32"  # Keras dtype policy
     fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
     kind: str = "train"  # or "ablation": kept out of the results table
     fraction: float = 1.0  # share of the training images that is used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
+    record_order: str = "shuffled"  # or "classes": one class after another, as if never shuffled
+    shuffle_window: int = SHUFFLE_WINDOW  # images among which each epoch's order is drawn
+    optimizer: str | None = None  # this and the next six: None is what the recipe says
+    learning_rate: float | None = None  # at its peak, for a batch of 256
+    warmup: float | None = None  # share of the steps; then a linear fall to zero; 0: constant
+    plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
+    l2: float | None = None  # times the kernels, added to their gradients
+    augment: bool | None = None  # random crops and flips
+    standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
     label_smoothing: float = 0.0  # share of the target spread over all classes
     ema: float = 0.0  # momentum of an average of the weights, evaluated beside them; 0: none
     cache: str = "memory"  # where decoded images are kept; "file": in run_dir
@@ -65,7 +81,6 @@ class RunConfig:
 
     def __post_init__(self):
         get_preset(self.preset)
-        get_recipe(self.recipe)
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise ValueError(
@@ -74,7 +89,7 @@ class RunConfig:
         for name, value in self._implied().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "shuffle_window"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be a whole number from 1. Received: {getattr(self, name)!r}"
@@ -84,8 +99,8 @@ class RunConfig:
                 'checkpoint_every must be a number of epochs from 1, or steps as in "500 steps". '
                 f"Received: {self.checkpoint_every!r}"
             )
-        for name in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in ("label_smoothing", "ema", "batch_norm_momentum"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
@@ -94,7 +109,7 @@ class RunConfig:
 
     def _implied(self):
         """What the fields that are None stand for."""
-        recipe = get_recipe(self.recipe)
+        recipe = self.full_recipe
         return {
             "epochs": recipe.epochs,
             "batch_size": 256,
@@ -116,6 +131,11 @@ class RunConfig:
             if name in self._unusual():
                 parts.append(f"{name}-{getattr(self, name)}")
         return "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+
+    @property
+    def full_recipe(self):
+        """The `Recipe` with the changes that this run makes to it."""
+        return get_recipe(self.recipe, **{name: getattr(self, name) for name in RECIPE_CHANGES})
 
     @property
     def run_id(self):

@@ -25,7 +25,7 @@ from utils.checkpoints import (
 from utils.devices import find_devices
 from utils.fast_layers import accelerate
 from utils.models import build_model, count_macs, count_parameters
-from utils.recipes import compile_model, get_recipe
+from utils.recipes import compile_model
 from utils.run_folder import TrainingError, claim, used_alone
 from utils.tiny_imagenet import MANIFEST, load_manifest
 
@@ -116,17 +116,20 @@ class _Run:
 
     def new_model(self):
         """The network of this run with its normalization in front."""
-        recipe = get_recipe(self.config.recipe)
         mean, std = (0.0,) * 3, (255.0,) * 3
-        if recipe.standardize:
+        if self.config.full_recipe.standardize:
             mean, std = self.manifest["pixel_mean"], self.manifest["pixel_std"]
-        return build_model(
+        model = build_model(
             self.config.preset,
             image_size=self.manifest["image_size"],
             num_classes=len(self.manifest["classes"]),
             stem=self.config.stem,
             normalization=(mean, std),
         )
+        for layer in model.layers:
+            if self.config.batch_norm_momentum is not None and hasattr(layer, "moving_mean"):
+                layer.momentum = self.config.batch_norm_momentum
+        return model
 
     def build(self):
         """Builds and compiles the model."""
@@ -145,7 +148,7 @@ class _Run:
         self.devices.synchronize_batch_norm(self.model)
         self.metrics = compile_model(
             self.model,
-            get_recipe(config.recipe),
+            config.full_recipe,
             steps=config.epochs * self.steps,
             batch_size=config.batch_size,
             label_smoothing=config.label_smoothing,
@@ -228,7 +231,7 @@ class _Run:
 
     def _fit(self, epoch, epochs, step, cache_dir):
         config = self.config
-        recipe = get_recipe(config.recipe)
+        recipe = config.full_recipe
         batches = pipeline.training_batches(
             config.data_dir,
             self.manifest,
@@ -240,6 +243,8 @@ class _Run:
             split=config.split,
             fraction=config.fraction,
             augment=recipe.augment,
+            record_order=config.record_order,
+            shuffle_window=config.shuffle_window,
             cache_dir=cache_dir,
         )
         callbacks = [RunLog(self, first_step=step)]
@@ -298,7 +303,10 @@ class _Run:
             _save_model(final, self.folder / "model_ema.keras")
         final.set_weights(self.model.get_weights())
         _save_model(final, self.folder / "model.keras")
-        probabilities, labels = self._predict(final)
+        probabilities, labels = self._predict(final, self.evaluation)
+        flipped, _ = self._predict(final, self.evaluation.map(_mirrored))
+        right = (probabilities + flipped).argmax(axis=1) == labels
+        self.result["metrics_flip"] = {"top1": float(right.mean()), "split": self.config.split}
         results.save_predictions(
             results.predictions_path(self.result_file, self.folder, self.result),
             probabilities=probabilities,
@@ -325,10 +333,11 @@ class _Run:
         with replacing(Path(self.config.weights_dir) / f"{self.config.run_id}.keras") as file:
             file.write(weights)
 
-    def _predict(self, model):
+    def _predict(self, model, batches):
+        """Probabilities (images, classes) and labels (images,)."""
         size = pipeline.evaluation_size(self.manifest, self.config.split)
-        labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
-        logits = model.predict(self.evaluation, verbose=0)  # labels are passed over
+        labels = np.concatenate([batch[1].numpy() for batch in batches])
+        logits = model.predict(batches, verbose=0)  # labels are passed over
         return keras.ops.convert_to_numpy(keras.ops.softmax(logits))[:size], labels[:size]
 
     def write(self):
@@ -409,6 +418,10 @@ class _Run:
             f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         )
+
+
+def _mirrored(images, *rest):
+    return images[:, :, ::-1], *rest
 
 
 def _save_model(model, path):
