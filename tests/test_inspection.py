@@ -1,0 +1,65 @@
+import keras
+import numpy as np
+import pytest
+
+from utils.fishnet import build_fishnet
+from utils.inspection import STAGES, grad_cam, gradient_norms
+from utils.presets import FishNetConfig
+
+SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
+
+
+@pytest.fixture(scope="module")
+def fish():
+    return build_fishnet(SMALL, image_size=64, num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype("float32")
+
+
+def test_grad_cam_finds_where_the_class_is():
+    """Class 0 is red, class 1 is green: the maps must point at where that colour is."""
+    inputs = keras.Input((8, 8, 3))
+    seen = keras.layers.Conv2D(3, 1, use_bias=False, name="seen")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(seen))
+    model.get_layer("seen").set_weights([np.eye(3, dtype="float32")[None, None]])
+    image = np.zeros((1, 8, 8, 3), "float32")
+    image[0, 2, 3, 0], image[0, 5, 6, 1] = 2, 1
+    both = np.concatenate([image, image])
+    maps = grad_cam(model, both, [0, 1], ["seen"])["seen"]
+    expected = np.zeros((2, 8, 8))
+    expected[0, 2, 3] = expected[1, 5, 6] = 1
+    np.testing.assert_allclose(maps, expected)
+
+
+def test_grad_cam_of_the_fish(fish, images):
+    maps = grad_cam(fish, images, np.arange(4), ["tail_1", "body_3", "head_3"])
+    assert {name: m.shape for name, m in maps.items()} == {
+        "tail_1": (4, 8, 8), "body_3": (4, 16, 16), "head_3": (4, 2, 2),
+    }  # fmt: skip
+    for cam in maps.values():
+        assert cam.min() >= 0
+        assert cam.max() == pytest.approx(1)
+
+
+def test_gradient_norms_by_stage(fish, images):
+    norms = gradient_norms(fish, images, np.arange(4))
+    assert sorted(norms) == sorted(STAGES)
+    # The gradient of the last layer by hand: features x (probability - target) / images.
+    features = keras.Model(fish.input, fish.get_layer("logits").input)(images, training=True)
+    logits = fish(images, training=True)
+    error = (keras.ops.softmax(logits).numpy() - np.eye(10)[:4]) / 4
+    slope = features.numpy().reshape(4, -1).T @ error
+    kernel = fish.get_layer("logits").kernel.numpy()
+    expected = np.linalg.norm(slope) / np.linalg.norm(kernel)
+    assert norms["logits"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_parts_of_another_network(images):
+    inputs = keras.Input((64, 64, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv1_conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
+    assert sorted(gradient_norms(model, images, np.arange(4))) == ["conv1", "logits"]

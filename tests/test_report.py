@@ -1,0 +1,58 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import typst
+
+from utils.report import build
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The report's sources, to be damaged."""
+    shutil.copytree("figures", tmp_path / "figures")
+    (tmp_path / "report").mkdir()
+    for source in ("report.typ", "references.bib"):
+        shutil.copy(f"report/{source}", tmp_path / "report")
+    shutil.copytree(
+        "report/results", tmp_path / "report/results", ignore=shutil.ignore_patterns("*.npz")
+    )
+    return tmp_path
+
+
+def test_the_committed_report_is_what_the_results_give():
+    assert build() == Path("report/report.pdf").read_bytes()
+
+
+def test_its_length():
+    assert 8 <= len(build(format="png", ppi=10)) <= 12
+
+
+def test_a_cited_result_that_is_missing(project):
+    (project / "report/results/kills.json").unlink()
+    with pytest.raises(typst.TypstError, match="kills.json"):
+        build(project)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "running"}, "benchmark is not complete"),
+        ({"dataset": {"synthetic": True}}, "benchmark is synthetic"),
+    ],
+)
+def test_a_cited_result_that_may_not_be_cited(project, change, message):
+    path = project / "report/results/benchmark.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(typst.TypstError, match=message):
+        build(project)
+
+
+def test_a_number_in_the_report_is_the_result_s(project):
+    before = build(project)
+    path = project / "report/results/simple-report-8ep-seed0.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["top1"] += 0.01
+    path.write_text(json.dumps(result))
+    assert build(project) != before
