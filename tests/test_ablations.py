@@ -1,19 +1,8 @@
 import keras
 import numpy as np
-import pytest
 
-from utils.ablations import (
-    evaluate_with_batch_statistics,
-    runs,
-    table,
-    with_batch_statistics,
-)
-from utils.presets import PRESETS, FishNetConfig
-from utils.results import is_reportable, read_result, result_path, write_result
-from utils.run_config import RunConfig
-from utils.training import train
-
-SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
+from utils.ablations import runs, table, with_batch_statistics
+from utils.results import result_path, write_result
 
 
 def test_each_run_changes_one_thing():
@@ -40,32 +29,6 @@ def test_batch_statistics_instead_of_running_averages():
     by_batch = with_batch_statistics(model).predict(images, batch_size=8, verbose=0)
     expected = 1 + 2 * (flat - flat.mean()) / flat.std()
     np.testing.assert_allclose(by_batch, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def trained(shapes, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "small", SMALL)
-    config = RunConfig(
-        preset="small", dataset="tiny-shapes", data_dir=str(shapes), batch_size=48, epochs=1,
-        run_dir=str(tmp_path / "run"), results_dir=str(tmp_path / "run"), split="holdout",
-        batch_norm_momentum=0.999, optimizer="adam", learning_rate=1e-3, warmup=0.0,
-    )  # fmt: skip
-    return config, train(config)
-
-
-def test_evaluation_in_training_mode(trained):
-    config, result = trained
-    assert result["config"]["recipe_fields"]["optimizer"] == "adam"
-    norm = keras.models.load_model(f"{config.run_dir}/model.keras").get_layer("stem_bn1")
-    assert norm.momentum == 0.999
-    again = evaluate_with_batch_statistics(config)
-    classes = evaluate_with_batch_statistics(config, record_order="classes")
-    assert classes["run_id"] == "run-batch-statistics-classes"
-    assert read_result(f"{config.run_dir}/run-batch-statistics.json") == again
-    assert not is_reportable(again)
-    # Five steps with 0.999 leave the averages near zero and one: training mode does better.
-    assert again["metrics"]["loss"] < result["metrics"]["loss"]
-    assert again["metrics"]["loss"] != classes["metrics"]["loss"]
 
 
 def test_the_table_of_factors(tmp_path):

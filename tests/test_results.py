@@ -62,6 +62,7 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     assert list(table["run"]) == ["kept"]
     row = table.iloc[0]
     assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
+    assert row[["val top-1, mirrored too", "val top-1, averaged weights"]].isna().all()
     assert (row["report: val top-1"], row["report: parameters"]) == (0.053, 667_584)
 
 
@@ -160,6 +161,7 @@ def test_readme_and_model_card_are_in_step_with_the_results():
     readme = Path("README.md").read_text()
     runs = results.load_results("report/results")
     filled = results.fill_in(readme, "results", results.markdown_results(runs))
+    filled = results.fill_in(filled, "times", results.markdown_times(runs))
     assert results.fill_in(filled, "commands", results.markdown_commands(runs)) == readme
     card = Path("report/weights/README.md").read_text()
     metrics = results.markdown_metrics(runs, "report/results")

@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from utils import recipes, training
+from utils.ablations import evaluate_with_batch_statistics
 from utils.checkpoints import (
     CheckpointError,
     checkpoints_in,
@@ -17,7 +18,7 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.presets import PRESETS, FishNetConfig
-from utils.results import load_predictions, read_result
+from utils.results import is_reportable, load_predictions, read_result
 from utils.run_config import RunConfig
 from utils.tiny_imagenet import DatasetError
 from utils.training import TrainingError, train
@@ -104,6 +105,31 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
         ours, theirs = weights_of(cut, name), weights_of(make_config("whole"), name)
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(our, their)
+
+
+def test_evaluation_in_training_mode(make_config, tmp_path):
+    # Two steps with 0.999 leave the averages near zero and one: training mode does better.
+    changes = {"batch_norm_momentum": 0.999, "optimizer": "adam", "learning_rate": 1e-3}
+    config = make_config(epochs=2, split="holdout", results_dir=str(tmp_path / "run"), **changes)
+    result = train(config)
+    assert result["config"]["recipe_fields"]["optimizer"] == "adam"
+    norm = keras.models.load_model(f"{config.run_dir}/model.keras").get_layer("stem_bn1")
+    assert norm.momentum == 0.999
+    again = evaluate_with_batch_statistics(config)
+    classes = evaluate_with_batch_statistics(config, record_order="classes")
+    assert classes["run_id"] == "run-batch-statistics-classes"
+    assert read_result(f"{config.run_dir}/run-batch-statistics.json") == again
+    assert not is_reportable(again)
+    assert again["metrics"]["loss"] < result["metrics"]["loss"]
+    assert again["metrics"]["loss"] != classes["metrics"]["loss"]
+
+
+def test_eager_mode_learns_the_same(make_config):
+    options = {"epochs": 1, "recipe": "report"}
+    graph, eager = (train(make_config(f"{e}", eager=e, **options)) for e in (False, True))
+    assert eager["config"]["eager"]
+    for name in ("loss", "val_loss"):
+        assert eager["history"][name] == pytest.approx(graph["history"][name], rel=1e-3)
 
 
 def test_what_a_run_leaves_behind(make_config, capsys):

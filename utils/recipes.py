@@ -165,7 +165,15 @@ def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
 
 
 def compile_model(
-    model, recipe, *, steps, batch_size, label_smoothing=0.0, ema=0.0, jit_compile=False
+    model,
+    recipe,
+    *,
+    steps,
+    batch_size,
+    label_smoothing=0.0,
+    ema=0.0,
+    jit_compile=False,
+    run_eagerly=False,
 ):
     """Compiles a model for training with a recipe.
 
@@ -177,6 +185,7 @@ def compile_model(
         label_smoothing: share of the target spread over all classes.
         ema: see `make_optimizer`.
         jit_compile: whether to compile with XLA.
+        run_eagerly: whether to run operation by operation, without a graph.
 
     Returns:
         The metrics: cross-entropy, top-1 and top-5; blank images of weight 0 do not count.
@@ -190,7 +199,8 @@ def compile_model(
         optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size, ema=ema),
         loss=_cross_entropy(label_smoothing),
         weighted_metrics=metrics,
-        jit_compile=jit_compile,
+        jit_compile=jit_compile and not run_eagerly,
+        run_eagerly=run_eagerly,
     )
     model.optimizer.build(model.trainable_variables)
     return metrics

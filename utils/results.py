@@ -10,7 +10,12 @@ import numpy as np
 import pandas as pd
 
 from utils import environment
-from utils.analysis import calibration, confused_images, expected_calibration_error
+from utils.analysis import (
+    calibration,
+    confused_images,
+    expected_calibration_error,
+    first_epoch_above,
+)
 from utils.checkpoints import replacing
 
 SCHEMA = 1
@@ -178,7 +183,8 @@ def results_table(results):
 
     Returns:
         `pandas.DataFrame`, a row a run: parameters, MACs, epochs, seconds an epoch, device,
-        training and val accuracies as fractions, and the report's numbers of the same network.
+        training and val accuracies as fractions, val top-1 with mirror images and of averaged
+        weights in columns of their own, and the report's numbers of the same network.
     """
     rows = []
     for result in results:
@@ -196,6 +202,8 @@ def results_table(results):
                 "train top-1": history["top1"][-1],
                 "val top-1": result["metrics"]["top1"],
                 "val top-5": result["metrics"]["top5"],
+                "val top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
+                "val top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
                 "report: parameters": report["parameters"],
                 "report: s / epoch": report["seconds_per_epoch"],
                 "report: train top-1": report["train_top1"],
@@ -276,6 +284,26 @@ def markdown_results(results):
             f"| {row['val top-5']:.1%} | {row['report: train top-1']:.1%} "
             f"| {row['report: val top-1']:.1%} |"
         )
+    return "\n".join(lines)
+
+
+def markdown_times(results):
+    """When each run passes the report's best networks, as a Markdown table.
+
+    Args:
+        results: as `load_results` returns them.
+
+    Returns:
+        The lines of the table.
+    """
+    lines = [
+        "| run | passes its best FishNet, 18.8% | passes its ResNet, 20.2% |",
+        "|---" * 3 + "|",
+    ]
+    levels = REPORT.loc[["complex", "resnet_report"], "val_top1"]
+    for result in results:
+        passed = (first_epoch_above(result["history"], level) for level in levels)
+        lines.append(f"| {result['run_id']} | " + " | ".join(passed) + " |")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ RECIPE_CHANGES = (
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
     "kind", "fraction", "batch_size", "stem", "batch_norm_momentum", "precision", "fast_layers",
-    "split", "record_order", "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
+    "eager", "split", "record_order", "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
 )  # fmt: skip
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
@@ -57,6 +57,7 @@ class RunConfig:
     batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     precision: str = "float32"  # Keras dtype policy
     fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
+    eager: bool = False  # no graph and no fast layers, as the earlier report ran; slow
     kind: str = "train"  # or "ablation": kept out of the results table
     fraction: float = 1.0  # share of the training images that is used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training

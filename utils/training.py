@@ -142,7 +142,8 @@ class _Run:
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(config.precision)
         self.model = self.new_model()
-        if config.fast_layers and not (environment.has_gpu() or self.devices.mirrored):
+        as_they_are = environment.has_gpu() or self.devices.mirrored or config.eager
+        if config.fast_layers and not as_they_are:
             self.model = accelerate(self.model)
         keras.config.set_dtype_policy("float32")
         self.devices.synchronize_batch_norm(self.model)
@@ -155,6 +156,7 @@ class _Run:
             ema=config.ema,
             # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
             jit_compile=not (plain_tensorflow or self.devices.mirrored),
+            run_eagerly=config.eager,
         )
         self.result["model"] = {
             "parameters": count_parameters(self.model),
