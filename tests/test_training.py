@@ -161,6 +161,11 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     assert "run is complete; nothing to do" in capsys.readouterr().out
     assert (Path(config.run_dir) / "model.keras").stat().st_mtime_ns == before
 
+    written = Path(config.run_dir, "config.json")
+    older = {k: v for k, v in json.loads(written.read_text()).items() if k != "eager"}
+    written.write_text(json.dumps(older))  # by a version that had no such field yet
+    assert train(config) == result
+
     other = dataclasses.replace(config, seed=3, batch_size=48)
     with pytest.raises(TrainingError, match=r"batch_size: 96 there, 48 now; seed: 0 there, 3 now"):
         train(other)

@@ -35,12 +35,13 @@ def used_alone(folder):
         ) from None
 
 
-def claim(folder, identity):
+def claim(folder, identity, usual):
     """Writes `config.json`, or checks that the folder is of this very run.
 
     Args:
         folder: path.
         identity: dict of all that decides the run's result.
+        usual: their defaults, for fields that did not exist yet when the folder was made.
 
     Raises:
         TrainingError: the folder is of another run; names what differs.
@@ -50,7 +51,7 @@ def claim(folder, identity):
         with replacing(path, "w") as file:
             json.dump(identity, file, indent=1)
         return
-    found = json.loads(path.read_text())
+    found = {**usual, **json.loads(path.read_text())}
     differing = [
         f"{name}: {found.get(name)!r} there, {identity.get(name)!r} now"
         for name in sorted({*found, *identity})

@@ -56,7 +56,7 @@ def train(config):
         with used_alone(run.folder) if run.leads else contextlib.nullcontext():
             if run.leads:
                 identity = {**config.identity(), "manifest_sha256": run.manifest_sha256}
-                claim(run.folder, identity)
+                claim(run.folder, identity, usual=type(config)().identity())
             if run.result["status"] == "complete":
                 print(f"{config.run_id} is complete; nothing to do. Its log:")
                 for epoch in range(config.epochs):
