@@ -44,6 +44,7 @@ def plot_size(table, report, literature):
                     va="center", ha="right" if to_left else "left", fontsize=6.5,
                 )  # fmt: skip
         axes.set(xscale="log", ylim=(0, 0.8))
+        axes.margins(x=0.3)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set(xlabel="trainable parameters", ylabel="val top-1")
     panels[1].set(xlabel="multiply-accumulates an image")
