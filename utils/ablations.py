@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 
 from utils import pipeline, results
-from utils.callbacks import REPORTED
+from utils.callbacks import reported
+from utils.models import with_kinds
 from utils.recipes import compile_model
 from utils.run_config import RunConfig
 from utils.tiny_imagenet import load_manifest
@@ -93,15 +94,11 @@ def with_batch_statistics(model):
         A `keras.Model` with the same weights, not compiled.
     """
 
-    def changed(layer):
+    def kind_of(layer):
         kind = type(layer)
-        if kind is keras.layers.BatchNormalization:
-            kind = _BatchStatistics
-        return kind.from_config(layer.get_config())
+        return _BatchStatistics if kind is keras.layers.BatchNormalization else kind
 
-    copy = keras.models.clone_model(model, clone_function=changed)
-    copy.set_weights(model.get_weights())
-    return copy
+    return with_kinds(model, kind_of)
 
 
 def evaluate_with_batch_statistics(config, record_order="shuffled"):
@@ -132,7 +129,7 @@ def evaluate_with_batch_statistics(config, record_order="shuffled"):
         "history": {},
         "seconds": {},
         "metrics": {
-            **{name: float(measured[metric]) for name, metric in REPORTED.items()},
+            **reported(measured),
             "split": config.split,
         },
     }

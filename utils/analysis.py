@@ -66,8 +66,8 @@ def confused_images(predictions, pairs=6, each=3):
     _, first, second = _confusions(predictions)
     found = []
     for a, b in zip(first[:pairs], second[:pairs], strict=True):
-        wrong = [[i for i in surest if (labels[i], called[i]) == way] for way in ((a, b), (b, a))]
-        found.append([int(i) for way in wrong for i in way[:each]])
+        ways = [(labels[surest] == x) & (called[surest] == y) for x, y in ((a, b), (b, a))]
+        found.append([int(i) for way in ways for i in surest[way][:each]])
     return found
 
 

@@ -13,6 +13,11 @@ from utils import environment
 REPORTED = {"loss": "cross_entropy", "top1": "top1", "top5": "top5"}
 
 
+def reported(logs):
+    """What a result says of the metrics that Keras logs."""
+    return {name: float(logs[metric]) for name, metric in REPORTED.items()}
+
+
 class RunLog(keras.callbacks.Callback):
     """Measures each epoch, hands it to the run, and lets the run save and stop between steps.
 
@@ -70,7 +75,7 @@ class RunLog(keras.callbacks.Callback):
             self.run.fail(epoch, self.run.steps)
         end = time.perf_counter()
         trained = self.run.steps * self.run.config.batch_size
-        measured = {name: float(logs[metric]) for name, metric in REPORTED.items()}
+        measured = reported(logs)
         measured |= {f"val_{name}": float(logs[f"val_{m}"]) for name, m in REPORTED.items()}
         measured |= {
             "learning_rate": float(self.model.optimizer.learning_rate),

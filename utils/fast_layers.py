@@ -7,6 +7,8 @@ them and saved with Keras' own. `05_performance` shows what each of them gives, 
 import keras
 from keras import layers, ops
 
+from utils.models import with_kinds
+
 
 class PointwiseConv2D(layers.Conv2D):
     """A 1x1 convolution as the matrix product that it is, with stride 1 and no activation."""
@@ -104,7 +106,7 @@ def accelerate(model):
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
 
-    def fast(layer):
+    def kind_of(layer):
         kind, config = type(layer), layer.get_config()
         if kind is layers.Conv2D and _is_pointwise(config):
             kind = PointwiseConv2D
@@ -112,11 +114,9 @@ def accelerate(model):
             kind = BatchNormalization
         elif kind is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
             kind = TilePooling2D
-        return kind.from_config(config)
+        return kind
 
-    copy = keras.models.clone_model(model, clone_function=fast)
-    copy.set_weights(model.get_weights())
-    return copy
+    return with_kinds(model, kind_of)
 
 
 def _is_pointwise(config):

@@ -64,6 +64,23 @@ def _build_baseline(config, *, image_size, num_classes, stem, normalization, nam
     return keras.Model(inputs, logits, name=name)
 
 
+def with_kinds(model, kind_of):
+    """A copy of a model with layers of other classes that have the same settings and variables.
+
+    Args:
+        model: a functional `keras.Model`.
+        kind_of: gives the class that takes a layer's place.
+
+    Returns:
+        A `keras.Model` with the same weights, not compiled.
+    """
+    copy = keras.models.clone_model(
+        model, clone_function=lambda layer: kind_of(layer).from_config(layer.get_config())
+    )
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def count_parameters(model):
     """Returns the number of trainable parameters of a model."""
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)

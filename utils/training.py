@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from utils import environment, pipeline, results
-from utils.callbacks import REPORTED, Plateau, RunLog, stop_signals
+from utils.callbacks import REPORTED, Plateau, RunLog, reported, stop_signals
 from utils.checkpoints import (
     DamagedCheckpoint,
     checkpoint_path,
@@ -126,9 +126,10 @@ class _Run:
             stem=self.config.stem,
             normalization=(mean, std),
         )
-        for layer in model.layers:
-            if self.config.batch_norm_momentum is not None and hasattr(layer, "moving_mean"):
-                layer.momentum = self.config.batch_norm_momentum
+        if self.config.batch_norm_momentum is not None:
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = self.config.batch_norm_momentum
         return model
 
     def build(self):
@@ -291,7 +292,7 @@ class _Run:
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         measured = self.model.evaluate(self.evaluation, return_dict=True, verbose=0)
         self.result["metrics_ema"] = {
-            **{name: float(measured[metric]) for name, metric in REPORTED.items()},
+            **reported(measured),
             "split": self.config.split,
         }
         self.average_weights = self.model.get_weights()
@@ -305,8 +306,10 @@ class _Run:
             _save_model(final, self.folder / "model_ema.keras")
         final.set_weights(self.model.get_weights())
         _save_model(final, self.folder / "model.keras")
-        probabilities, labels = self._predict(final, self.evaluation)
-        flipped, _ = self._predict(final, self.evaluation.map(_mirrored))
+        probabilities = self._predict(final, self.evaluation)
+        flipped = self._predict(final, self.evaluation.map(_mirrored))
+        labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
+        labels = labels[: len(probabilities)]
         right = (probabilities + flipped).argmax(axis=1) == labels
         self.result["metrics_flip"] = {"top1": float(right.mean()), "split": self.config.split}
         results.save_predictions(
@@ -336,11 +339,10 @@ class _Run:
             file.write(weights)
 
     def _predict(self, model, batches):
-        """Probabilities (images, classes) and labels (images,)."""
+        """Probabilities (images, classes), without those of blank images."""
         size = pipeline.evaluation_size(self.manifest, self.config.split)
-        labels = np.concatenate([batch[1].numpy() for batch in batches])
         logits = model.predict(batches, verbose=0)  # labels are passed over
-        return keras.ops.convert_to_numpy(keras.ops.softmax(logits))[:size], labels[:size]
+        return keras.ops.convert_to_numpy(keras.ops.softmax(logits))[:size]
 
     def write(self):
         """Writes the result JSON as it stands."""
