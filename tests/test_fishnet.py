@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -10,17 +11,14 @@ import tensorflow as tf
 from matplotlib.patches import FancyArrowPatch
 
 from utils.fish_figure import draw_fish
-from utils.fishnet import build_fishnet
+from utils.fishnet import STAGES, build_fishnet
+from utils.models import count_parameters
 from utils.presets import PRESETS, FishNetConfig
 
 TINY = FishNetConfig(
     network_planes=[8, 8, 16, 16, 16, 16, 16, 8, 8, 16, 16],
     num_res_blks=[1, 1, 1, 1, 2, 1, 1, 1, 1, 1],
     num_trans_blks=[1, 1, 2, 1, 1, 1],
-)
-STAGES = (
-    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
-    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
 )
 
 
@@ -74,6 +72,74 @@ def test_dilation_of_the_body(stage, dilation):
     model = build_tiny()
     assert model.get_layer(f"{stage}_block1_conv2").dilation_rate == (dilation, dilation)
     assert model.get_layer(f"{stage}_branch_block1_conv2").dilation_rate == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("down_sampling", "pool"),
+    [
+        ("max_pool_3x3", keras.layers.MaxPooling2D),
+        ("average_pool", keras.layers.AveragePooling2D),
+        ("convolution", None),
+    ],
+)
+def test_down_sampling(down_sampling, pool):
+    usual = build_tiny(stem="half", image_size=64)
+    config = dataclasses.replace(TINY, down_sampling=down_sampling)
+    model = build_fishnet(config, stem="half", image_size=64, num_classes=5)
+    shapes = [[m.get_layer(name).output.shape for name in STAGES] for m in (usual, model)]
+    assert shapes[0] == shapes[1]
+    pools = {layer for layer in model.layers if "Pooling2D" in type(layer).__name__}
+    pools = {p for p in pools if not isinstance(p, keras.layers.GlobalAveragePooling2D)}
+    if pool:
+        assert len(pools) == 6
+        assert {type(p) for p in pools} == {pool}
+        assert {p.pool_size for p in pools} == {(3, 3) if "3x3" in down_sampling else (2, 2)}
+        assert model.count_params() == usual.count_params()
+    else:
+        assert not pools
+        strided = [x.name for x in model.layers if getattr(x, "strides", 1) == (2, 2)]
+        assert "tail_2_block1_conv2" in strided
+        assert "tail_2_block1_shortcut_conv" in strided
+        assert len(strided) == 1 + 6 * 2
+
+
+def test_convolutions_for_down_sampling_cost_what_the_paper_says():
+    """Table 2: 26.4 M with pools, 30.2 M with convolutions; only their difference can be compared,
+    as the FishNet-150 that the authors released has 24.96 M."""
+    config = dataclasses.replace(PRESETS["fishnet150"], down_sampling="convolution")
+    model = build_fishnet(config, image_size=32, num_classes=1000)
+    assert count_parameters(model) == 28_665_384
+    more = (count_parameters(model) - 24_959_400) / 1e6
+    assert more == pytest.approx(30.2 - 26.4, abs=0.1)
+
+
+def test_activation():
+    model = build_fishnet(dataclasses.replace(TINY, activation="silu"), image_size=32)
+    found = {
+        layer.activation for layer in model.layers if isinstance(layer, keras.layers.Activation)
+    }
+    assert found == {keras.activations.silu, keras.activations.sigmoid}
+
+
+def test_dropout_and_stochastic_depth():
+    config = dataclasses.replace(TINY, dropout=0.5, stochastic_depth=0.2)
+    keras.utils.set_random_seed(0)
+    model = build_fishnet(config, image_size=32, num_classes=5)
+    assert model.layers[-2].rate == 0.5
+    rates = {layer.name: layer.rate for layer in model.layers if layer.name.endswith("_drop")}
+    assert len(rates) == 11 + 7
+    assert rates["tail_1_block1_drop"] == pytest.approx(0.02)
+    assert rates["head_3_branch_block1_drop"] == 0.2
+    drop, images = model.get_layer("head_3_block1_drop"), random_images(batch=64)
+    residual = keras.Model(model.input, [drop.input, drop.output])
+    before, after = (np.asarray(x) for x in residual(images, training=True))
+    gone = np.array([not np.any(image) for image in after])
+    assert 0 < gone.sum() < 32
+    np.testing.assert_allclose(after[~gone], before[~gone] / 0.8, rtol=1e-5)
+    plain = build_tiny()
+    for layer in plain.layers:
+        layer.set_weights(model.get_layer(layer.name).get_weights())
+    np.testing.assert_array_equal(model(images), plain(images))
 
 
 def test_initial_weights():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from utils.fishnet import build_fishnet
-from utils.inspection import STAGES, grad_cam, gradient_norms
+from utils.inspection import PARTS, grad_cam, gradient_norms
 from utils.presets import FishNetConfig
 
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
@@ -46,7 +46,7 @@ def test_grad_cam_of_the_fish(fish, images):
 
 def test_gradient_norms_by_stage(fish, images):
     norms = gradient_norms(fish, images, np.arange(4))
-    assert sorted(norms) == sorted(STAGES)
+    assert sorted(norms) == sorted(PARTS)
     # The gradient of the last layer by hand: features x (probability - target) / images.
     features = keras.Model(fish.input, fish.get_layer("logits").input)(images, training=True)
     logits = fish(images, training=True)

@@ -15,6 +15,7 @@ from utils.presets import PRESETS, BaselineConfig
         ("fishnet99", 224, 1000, 16_628_904),
         ("fishnet150", 224, 1000, 24_959_400),
         ("fishnet201", 224, 1000, 44_584_552),
+        ("fishnext150", 224, 1000, 26_555_944),
     ],
 )
 def test_fishnet_parameters(preset, image_size, num_classes, parameters):
@@ -31,6 +32,46 @@ def test_resnet_of_the_report():
     assert model.count_params() == 23_731_848
     assert count_parameters(model) == 23_678_728
     assert model.output.shape == (None, 200)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "macs"),
+    [  # torchvision's counts for ResNeXt-50 (32x4d); Keras' own; MACs as published
+        ("resnext50", 25_028_904, 4.23e9),
+        ("resnet50", 25_583_592, 3.86e9),
+        ("resnet101", 44_601_832, 7.6e9),
+        ("densenet121", 7_978_856, 2.83e9),
+        ("densenet169", 14_149_480, 3.36e9),
+        ("densenet201", 20_013_928, 4.29e9),
+    ],
+)
+def test_baseline_parameters(preset, parameters, macs):
+    model = build_model(preset, image_size=224, num_classes=1000)
+    assert count_parameters(model) == parameters
+    assert count_macs(model) == pytest.approx(macs, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["resnet50", "densenet121", "resnext50"])
+def test_small_stem_of_baselines(preset):
+    """The first convolution becomes 3x3; the features before the pooling are 2, 4 or 16 wide."""
+    own, half, full = (build_model(preset, stem=stem) for stem in ("imagenet", "half", "full"))
+    widths = [m.get_layer("average").input.shape[1] for m in (own, half, full)]
+    assert widths == [2, 4, 8]
+    saved = (7 * 7 - 3 * 3) * 3 * 64
+    assert count_parameters(own) - count_parameters(half) == saved
+    assert count_parameters(half) == count_parameters(full)
+
+
+def test_fishnext_has_groups_of_four_channels_or_more():
+    model = build_model("fishnext150")
+    sizes = {}
+    for layer in model.layers:
+        if layer.name.endswith("_conv2") and "block" in layer.name:
+            sizes[layer.name] = (layer.groups, layer.filters // layer.groups)
+    assert sizes["tail_1_block1_conv2"] == (16, 4)
+    assert sizes["body_3_branch_block1_conv2"] == (8, 4)
+    assert sizes["head_2_block1_conv2"] == (16, 26)
+    assert min(size for _, size in sizes.values()) == 4
 
 
 def test_configs_are_taken_as_well_as_names():
@@ -57,8 +98,8 @@ def test_baseline_takes_pixels_and_gives_float32_logits():
 def test_errors_state_the_rule():
     with pytest.raises(ValueError, match="Unknown preset. Valid names: simple, .* 'sample'"):
         build_model("sample")
-    with pytest.raises(ValueError, match="own stem.* Received: stem='full'"):
-        build_model("resnet_report", stem="full")
+    with pytest.raises(ValueError, match="MobileNetV2 does not begin with a padded convolution"):
+        build_model(BaselineConfig("MobileNetV2"), stem="full")
 
 
 def test_macs_by_hand():

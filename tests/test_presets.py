@@ -16,7 +16,8 @@ def with_planes(**changes):
 
 
 def test_lists_and_tuples_make_the_same_config():
-    config = FishNetConfig(**{field: list(values) for field, values in SIMPLE.items()})
+    as_list = {f: list(v) if isinstance(v, tuple) else v for f, v in SIMPLE.items()}
+    config = FishNetConfig(**as_list)
     assert config == PRESETS["simple"]
     assert hash(config) == hash(PRESETS["simple"])
     assert isinstance(config.network_planes, tuple)
@@ -54,6 +55,16 @@ def test_unusual_widths_that_can_be_built_are_accepted():
             {**SIMPLE, "num_res_blks": 3},
             "`num_res_blks` must be 10 whole numbers from 1. Received: 3",
         ),
+        ({**SIMPLE, "groups": 0}, "`groups` must be 1 whole numbers from 1. Received: [0]"),
+        ({**SIMPLE, "bottleneck_ratio": 2.5}, "`bottleneck_ratio` must be 1 whole numbers from 1."),
+        (
+            {**SIMPLE, "down_sampling": "pool"},
+            "`down_sampling` must be one of max_pool, max_pool_3x3, average_pool, convolution. "
+            "Received: 'pool'",
+        ),
+        ({**SIMPLE, "activation": "rely"}, "such as relu, silu or gelu. Received: 'rely'"),
+        ({**SIMPLE, "dropout": 1.0}, "`dropout` must be in [0, 1). Received: 1.0"),
+        ({**SIMPLE, "stochastic_depth": -0.1}, "`stochastic_depth` must be in [0, 1)."),
         (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),
         (with_planes(p0=2), "at least 4"),
         (with_planes(p3=8, p4=8), "network_planes[4] at least 16"),
@@ -75,3 +86,21 @@ def test_unknown_preset_lists_the_names():
     with pytest.raises(ValueError, match="Received: 'fishnet152'") as error:
         get_preset("fishnet152")
     assert all(name in str(error.value) for name in PRESETS)
+
+
+def test_presets_can_be_changed():
+    wide = get_preset("simple", width=3 / 8, blocks=2, activation=None, dropout=0.5)
+    assert wide.network_planes == (24, 48, 96, 192, 192, 192, 144, 96, 120, 312, 600)
+    assert (wide.num_res_blks, wide.num_trans_blks) == ((2,) * 10, (2,) * 6)
+    assert (wide.activation, wide.dropout) == ("relu", 0.5)
+    assert get_preset("resnet50", dropout=0.2).dropout == 0.2
+    assert get_preset("simple", blocks=4) == PRESETS["complex"]
+
+
+def test_what_a_preset_does_not_have_cannot_be_changed():
+    with pytest.raises(ValueError, match="activation cannot be changed in resnet50, which has app"):
+        get_preset("resnet50", activation="silu")
+    with pytest.raises(ValueError, match="network_planes cannot be changed in resnext50"):
+        get_preset("resnext50", width=0.5)
+    with pytest.raises(ValueError, match="`width` must be a multiple of 1/64. Received: 0.3"):
+        get_preset("simple", width=0.3)

@@ -12,15 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.fishnet import build_fishnet
+from utils.fishnet import STAGES, build_fishnet
 from utils.presets import PRESETS, FishNetConfig
 from utils.pretrained import load_torch_state_dict, torch_variables
 
 ROOT = Path(__file__).parents[1]
-STAGES = (
-    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
-    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
-)
 REFERENCES = {  # config, image size, classes, images
     "small_64": (
         FishNetConfig(
@@ -156,9 +152,9 @@ def test_small_model_on_jax():
         import json
         import jax, keras
         import test_pretrained as t
-        import utils.fishnet
+        import utils.blocks
         # All weights are replaced; zeros spare JAX compiling a random initializer for each shape.
-        utils.fishnet._initializer = lambda *_: "zeros"
+        utils.blocks.initializer = lambda *_: "zeros"
         model, x = t.build_reference("small_64")
         expected = t.read_reference("small_64")
         weights = [w.value for w in model.trainable_weights]

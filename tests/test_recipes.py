@@ -42,6 +42,19 @@ def test_l2_of_adam_is_part_of_what_its_moments_see():
     np.testing.assert_allclose(layer.kernel, [[1.9]], rtol=1e-5)
 
 
+def test_weight_decay_of_adamw_is_for_kernels_alone():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 1))
+    layer.kernel.assign([[2.0]])
+    layer.bias.assign([2.0])
+    recipe = get_recipe("tuned", optimizer="adamw", learning_rate=0.1, warmup=0.0, l2=0.0)
+    optimizer = make_optimizer(recipe, steps=10, batch_size=256)
+    variables = (layer.kernel, layer.bias)
+    optimizer.apply_gradients([(keras.ops.zeros_like(v), v) for v in variables])
+    np.testing.assert_allclose(layer.kernel, [[2 - 0.1 * 0.05 * 2]], rtol=1e-6)
+    np.testing.assert_array_equal(layer.bias, [2.0])
+
+
 def test_changes_to_a_recipe():
     changed = get_recipe("tuned", l2=0.0, augment=None, optimizer="adam")
     assert (changed.l2, changed.augment, changed.optimizer) == (0.0, True, "adam")
@@ -51,7 +64,10 @@ def test_changes_to_a_recipe():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "lion"}, "optimizer must be one of sgd, adam. Received: 'lion'"),
+        (
+            {"optimizer": "lion"},
+            "optimizer must be one of sgd, adam, adamw, rmsprop. Received: 'lion'",
+        ),
         ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
         ({"l2": -1.0}, "l2 and plateau_patience must not be below 0. Received: -1.0 and 0"),

@@ -17,6 +17,7 @@ from utils.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from utils.models import build_model
 from utils.presets import PRESETS, FishNetConfig
 from utils.results import is_reportable, load_predictions, read_result
 from utils.run_config import RunConfig
@@ -84,6 +85,7 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     quick = dataclasses.replace(recipes.RECIPES["report"], plateau_patience=1)
     monkeypatch.setitem(recipes.RECIPES, "report", quick)  # a plateau within the three epochs
     options = {"recipe": "report", "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
+    options |= {"dropout": 0.2, "stochastic_depth": 0.2}  # their random states go on too
     whole = train(make_config("whole", **options))
     cut = make_config("cut", **options)
     killed(cut, 2)
@@ -122,6 +124,43 @@ def test_evaluation_in_training_mode(make_config, tmp_path):
     assert not is_reportable(again)
     assert again["metrics"]["loss"] < result["metrics"]["loss"]
     assert again["metrics"]["loss"] != classes["metrics"]["loss"]
+
+
+def test_initial_weights(make_config, capsys, tmp_path):
+    """From a network of another number of classes: all its weights but the classifier's."""
+    saved = build_model(SMALL, num_classes=200, normalization=([0] * 3, [1] * 3))
+    saved.save(tmp_path / "first.keras")
+    still = {"optimizer": "sgd", "learning_rate": 1e-9, "epochs": 1}
+    config = make_config(initial_weights=str(tmp_path / "first.keras"), **still)
+    result = train(config)
+    assert "first.keras; its classifier is new." in capsys.readouterr().out
+    assert result["config"]["initial_weights"].endswith("first.keras")
+    trained = keras.models.load_model(f"{config.run_dir}/model.keras")
+    for layer in saved.layers:
+        if layer.name.endswith(("conv1", "conv2", "conv3")):
+            np.testing.assert_allclose(
+                trained.get_layer(layer.name).kernel, layer.kernel, rtol=1e-5, atol=1e-6
+            )
+    again = make_config("again", initial_weights=f"{config.run_dir}/model.keras", **still)
+    train(again)
+    assert "its classifier is new" not in capsys.readouterr().out
+    kernels = (
+        keras.models.load_model(f"{c.run_dir}/model.keras").get_layer("logits").kernel
+        for c in (config, again)
+    )
+    np.testing.assert_allclose(*kernels, rtol=1e-5, atol=1e-6)
+
+
+def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
+    build_model(PRESETS["simple"], num_classes=24).save(tmp_path / "simple.keras")
+    with pytest.raises(ValueError, match="simple.keras is of another network. Of .* misfits:") as e:
+        train(make_config(initial_weights=str(tmp_path / "simple.keras")))
+    assert "shapes: body_1_block1_bn1 must have" in str(e.value)
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(ValueError, match="text.keras cannot be read as a model"):
+        train(make_config("text", initial_weights=str(tmp_path / "text.keras")))
+    with pytest.raises(ValueError, match="initial_weights must be a .keras file. Received: 'none'"):
+        make_config(initial_weights="none")
 
 
 def test_eager_mode_learns_the_same(make_config):

@@ -6,10 +6,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-_STAGES = (
-    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
-    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
-)
+from utils.fishnet import STAGES
+
 _CONNECTIONS = (  # the transfer branches: from, to
     *(("tail_2", "body_1"), ("tail_1", "body_2"), ("stem", "body_3")),
     *(("body_2", "head_1"), ("body_1", "head_2"), ("bridge", "head_3")),
@@ -34,8 +32,8 @@ def draw_fish(model, ax=None):
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(16 / 2.54, 7.6 / 2.54), layout="constrained")
-    shapes = {name: model.get_layer(name).output.shape[1:] for name in _STAGES}
-    position = {name: x for x, name in enumerate(_STAGES)}
+    shapes = {name: model.get_layer(name).output.shape[1:] for name in STAGES}
+    position = {name: x for x, name in enumerate(STAGES)}
     smallest = min(rows for rows, _, _ in shapes.values())
     height = {name: 1.0 + 0.8 * math.log2(rows / smallest) for name, (rows, _, _) in shapes.items()}
     colors = _part_colors()
@@ -56,14 +54,14 @@ def draw_fish(model, ax=None):
         ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=6.5)
         ax.text(x, -3.05, name, ha="center", va="center", fontsize=7, color=color)
 
-    for x in range(len(_STAGES) - 1):
+    for x in range(len(STAGES) - 1):
         ax.add_patch(_arrow((x + _BOX_WIDTH / 2, 0), (x + 1 - _BOX_WIDTH / 2, 0), "0.25", 0))
     for start, end in _CONNECTIONS:
         part = end.split("_")[0]
         side = 1 if part == "body" else -1
         ends = [(position[name], side * height[name] / 2) for name in (start, end)]
         ax.add_patch(_arrow(*ends, colors[part], -0.45 * side))
-    ax.set(xlim=(-0.5, len(_STAGES) - 0.5), ylim=(-3.2, 4.4))
+    ax.set(xlim=(-0.5, len(STAGES) - 0.5), ylim=(-3.2, 4.4))
     ax.axis("off")
     return ax
 

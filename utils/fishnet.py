@@ -9,15 +9,22 @@ Source: Sun et al., "FishNet: A Versatile Backbone for Image, Region, and Pixel 
 NeurIPS 2018 (arXiv 1901.03495), and github.com/kevin-ssy/FishNet at commit b968f02.
 """
 
-import math
+import functools
 
 import keras
 from keras import layers
 
-STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
-    "imagenet": (2, True),
-    "half": (2, False),
-    "full": (1, False),
+from utils.blocks import STEMS, bn, bn_act, classifier, conv, max_pool, normalize
+
+STAGES = (  # of the features f0 ... f10
+    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
+    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
+)
+DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head
+    "max_pool": functools.partial(layers.MaxPooling2D, 2),
+    "max_pool_3x3": functools.partial(layers.MaxPooling2D, 3, strides=2, padding="same"),
+    "average_pool": functools.partial(layers.AveragePooling2D, 2),
+    "convolution": layers.Identity,  # nothing: that block has stride 2
 }
 
 
@@ -50,6 +57,8 @@ def build_fishnet(
     Raises:
         ValueError: if the stem is unknown or the image size does not fit.
 
+    The max-pool 3x3 of `config.down_sampling` pads an even size at its end alone, as "same" does.
+
     Source: arXiv 1901.03495, section 3 and figure 2; `models/fishnet.py` of the authors' code.
     """
     if stem not in STEMS:
@@ -65,101 +74,65 @@ def build_fishnet(
     branch_depths = config.num_trans_blks
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
-    f = [_stem(normalize(inputs, normalization), planes[0], stride, pool)]
+    f = [_stem(normalize(inputs, normalization), config, stride, pool)]
     for i in (1, 2, 3):
-        f.append(_tail(f[-1], planes[i], depths[i - 1], f"tail_{i}"))
-    f.append(_bridge(f[-1], planes[4], depths[3], "bridge"))
+        f.append(_tail(f[-1], config, planes[i], depths[i - 1], f"tail_{i}"))
+    f.append(_bridge(f[-1], config, planes[4], depths[3], "bridge"))
     for i in (1, 2, 3):
         stage, dilation = f"body_{i}", 2 ** (i - 1)
-        branch = _branch(f[3 - i], branch_depths[i - 1], stage)
-        f.append(_body(f[-1], branch, planes[4 + i], depths[3 + i], dilation, stage))
+        branch = _branch(f[3 - i], config, branch_depths[i - 1], stage)
+        f.append(_body(f[-1], branch, config, planes[4 + i], depths[3 + i], dilation, stage))
     for i in (1, 2, 3):
         stage = f"head_{i}"
-        branch = _branch(f[7 - i], branch_depths[i + 2], stage)
-        f.append(_head(f[-1], branch, planes[7 + i], depths[6 + i], stage))
-    return keras.Model(inputs, _score(f[-1], num_classes, "score"), name=name)
+        branch = _branch(f[7 - i], config, branch_depths[i + 2], stage)
+        f.append(_head(f[-1], branch, config, planes[7 + i], depths[6 + i], stage))
+    return keras.Model(inputs, _score(f[-1], config, num_classes, "score"), name=name)
 
 
-def normalize(x, normalization):
-    """Applies (x - mean) / std per channel; the identity for None.
-
-    Args:
-        x: images (batch, height, width, 3).
-        normalization: None, or (mean, std) of three floats each in the units of `x`.
-
-    Returns:
-        A tensor of x's shape.
-
-    Raises:
-        ValueError: if `normalization` is not such a pair.
-    """
-    if normalization is None:
-        return x
-    try:
-        mean, std = ([float(value) for value in values] for values in normalization)
-    except (TypeError, ValueError):
-        mean, std = [], []
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(
-            "`normalization` must be None or a pair (mean, std) of three floats each, std above "
-            f"zero. Received: normalization={normalization!r}"
-        )
-    scale = [1 / s for s in std]
-    offset = [-m / s for m, s in zip(mean, std, strict=True)]
-    return layers.Rescaling(scale, offset, dtype="float32", name="normalization")(x)
-
-
-def _conv(x, filters, kernel_size, name, *, stride=1, dilation=1, use_bias=False):
-    """Convolves with PyTorch's symmetric padding; Keras' "same" pads stride 2 unevenly."""
-    if stride > 1:
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=stride,
-        padding="same" if stride == 1 else "valid",
-        dilation_rate=dilation,
-        use_bias=use_bias,
-        kernel_initializer=_initializer(kernel_size, filters),
-        name=name,
-    )(x)
-
-
-def _initializer(kernel_size, filters):
-    """Normal with std sqrt(2 / (k * k * out)), as in the original.
-
-    `VarianceScaling` would give the same, but its saved form changes from one Keras to the next.
-    """
-    return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (kernel_size**2 * filters)))
-
-
-def _bn(x, name):
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
-
-
-def _bn_relu(x, prefix, index=""):
-    x = _bn(x, f"{prefix}_bn{index}")
-    return layers.ReLU(name=f"{prefix}_relu{index}")(x)
-
-
-def _bottleneck(x, width, name, *, dilation=1, reduce=False):
+def _bottleneck(x, config, width, name, *, dilation=1, stride=1, reduce=False):
     """Pre-activation bottleneck; with `reduce`, its shortcut is channel reduction."""
+    activation, inner = config.activation, width // config.bottleneck_ratio
     if reduce:
         shortcut = _channel_reduction(x, width, f"{name}_reduction")
-    elif x.shape[-1] != width:
-        shortcut = _conv(_bn_relu(x, f"{name}_shortcut"), width, 1, f"{name}_shortcut_conv")
+    elif x.shape[-1] != width or stride > 1:
+        shortcut = bn_act(x, activation, f"{name}_shortcut")
+        shortcut = conv(shortcut, width, 1, f"{name}_shortcut_conv", stride=stride)
     else:
         shortcut = x
-    x = _conv(_bn_relu(x, name, 1), width // 4, 1, f"{name}_conv1")
-    x = _conv(_bn_relu(x, name, 2), width // 4, 3, f"{name}_conv2", dilation=dilation)
-    x = _conv(_bn_relu(x, name, 3), width, 1, f"{name}_conv3")
+    window = {"stride": stride, "dilation": dilation, "groups": _groups(inner, config.groups)}
+    x = conv(bn_act(x, activation, name, 1), inner, 1, f"{name}_conv1")
+    x = conv(bn_act(x, activation, name, 2), inner, 3, f"{name}_conv2", **window)
+    x = conv(bn_act(x, activation, name, 3), width, 1, f"{name}_conv3")
+    rate = config.stochastic_depth * _depth(name)
+    if rate:
+        x = layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
     return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
-def _bottlenecks(x, width, depth, prefix, *, dilation=1, up=False):
+def _groups(channels, most):
+    """The largest number of groups, up to `most`, of equal sizes from 4 channels on."""
+    sizes = (groups for groups in range(most, 1, -1) if not channels % groups)
+    return next((groups for groups in sizes if channels // groups >= 4), 1)
+
+
+def _depth(name):
+    """How deep the stage of a layer is: 0.1 for the first of the ten, 1 for the last."""
+    number = next(i for i, stage in enumerate(STAGES) if name.startswith(stage))
+    return number / (len(STAGES) - 1)
+
+
+def _bottlenecks(x, config, width, depth, prefix, *, dilation=1, up=False, stride=1):
+    """A row of bottlenecks; `up` is for its first, `stride` for its last."""
     for block in range(1, depth + 1):
-        name = f"{prefix}_block{block}"
-        x = _bottleneck(x, width, name, dilation=dilation, reduce=up and block == 1)
+        x = _bottleneck(
+            x,
+            config,
+            width,
+            f"{prefix}_block{block}",
+            dilation=dilation,
+            stride=stride if block == depth else 1,
+            reduce=up and block == 1,
+        )
     return x
 
 
@@ -172,65 +145,68 @@ def _channel_reduction(x, width, name):
     return keras.ops.sum(x, axis=-1)
 
 
-def _stem(x, width, stride, pool):
+def _stem(x, config, stride, pool):
     """Three 3x3 convolutions and, with `pool`, a 3x3 max-pool with stride 2."""
-    x = _bn_relu(_conv(x, width // 2, 3, "stem_conv1", stride=stride), "stem", 1)
-    x = _bn_relu(_conv(x, width // 2, 3, "stem_conv2"), "stem", 2)
-    x = _bn(_conv(x, width, 3, "stem_conv3"), "stem_bn3")
-    x = layers.ReLU(name="stem_relu3" if pool else "stem")(x)
-    if not pool:
-        return x
-    # The original pads with minus infinity; after a ReLU, zeros give the same maximum.
-    x = layers.ZeroPadding2D(1, name="stem_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, name="stem")(x)
+    width, activation = config.network_planes[0], config.activation
+    x = bn_act(conv(x, width // 2, 3, "stem_conv1", stride=stride), activation, "stem", 1)
+    x = bn_act(conv(x, width // 2, 3, "stem_conv2"), activation, "stem", 2)
+    x = bn(conv(x, width, 3, "stem_conv3"), "stem_bn3")
+    x = layers.Activation(activation, name="stem_act3" if pool else "stem")(x)
+    return max_pool(x, "stem") if pool else x
 
 
-def _tail(x, width, depth, name):
-    x = _bottlenecks(x, width, depth, name)
-    return layers.MaxPooling2D(2, name=name)(x)
+def _down_stage(x, config, width, depth, prefix, name):
+    """Bottlenecks and half the resolution; `name` is that of the last layer."""
+    stride = 2 if config.down_sampling == "convolution" else 1
+    x = _bottlenecks(x, config, width, depth, prefix, stride=stride)
+    return DOWN_SAMPLING[config.down_sampling](name=name)(x)
 
 
-def _bridge(x, width, depth, name):
+def _tail(x, config, width, depth, name):
+    return _down_stage(x, config, width, depth, name, name)
+
+
+def _bridge(x, config, width, depth, name):
     """Widens to twice `width`, comes back, and gates with squeeze-and-excitation."""
-    x = _conv(_bn_relu(x, f"{name}_score", 1), width // 2, 1, f"{name}_score_conv1")
-    x = _bn_relu(x, f"{name}_score", 2)
-    score = _conv(x, 2 * width, 1, f"{name}_score_conv2", use_bias=True)
+    activation = config.activation
+    x = conv(bn_act(x, activation, f"{name}_score", 1), width // 2, 1, f"{name}_score_conv1")
+    x = bn_act(x, activation, f"{name}_score", 2)
+    score = conv(x, 2 * width, 1, f"{name}_score_conv2", use_bias=True)
 
-    residual = _bottlenecks(score, width, depth, name)
+    residual = _bottlenecks(score, config, width, depth, name)
 
-    gate = _bn_relu(score, f"{name}_se", 1)
+    gate = bn_act(score, activation, f"{name}_se", 1)
     gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_average")(gate)
-    gate = _conv(gate, width // 16, 1, f"{name}_se_conv1", use_bias=True)
-    gate = layers.ReLU(name=f"{name}_se_relu2")(gate)
-    gate = _conv(gate, width, 1, f"{name}_se_conv2", use_bias=True)
+    gate = conv(gate, width // 16, 1, f"{name}_se_conv1", use_bias=True)
+    gate = layers.Activation(activation, name=f"{name}_se_act2")(gate)
+    gate = conv(gate, width, 1, f"{name}_se_conv2", use_bias=True)
     gate = layers.Activation("sigmoid", name=f"{name}_se_sigmoid")(gate)
 
     gated = layers.Multiply(name=f"{name}_gated")([residual, gate])
     return layers.Add(name=name)([gated, gate])
 
 
-def _branch(x, depth, name):
+def _branch(x, config, depth, name):
     """Transfers an earlier stage's output, at its own width, to where the trunk meets it."""
-    return _bottlenecks(x, x.shape[-1], depth, f"{name}_branch")
+    return _bottlenecks(x, config, x.shape[-1], depth, f"{name}_branch")
 
 
-def _body(x, branch, width, depth, dilation, name):
+def _body(x, branch, config, width, depth, dilation, name):
     """Up-sampling and refinement: the trunk doubles its resolution and meets the branch."""
-    x = _bottlenecks(x, width, depth, name, dilation=dilation, up=True)
+    x = _bottlenecks(x, config, width, depth, name, dilation=dilation, up=True)
     x = layers.UpSampling2D(2, name=f"{name}_upsample")(x)
     return layers.Concatenate(name=name)([x, branch])
 
 
-def _head(x, branch, width, depth, name):
+def _head(x, branch, config, width, depth, name):
     """Down-sampling and refinement: the trunk halves its resolution and meets the branch."""
-    x = _bottlenecks(x, width, depth, name)
-    x = layers.MaxPooling2D(2, name=f"{name}_pool")(x)
+    x = _down_stage(x, config, width, depth, name, f"{name}_pool")
     return layers.Concatenate(name=name)([x, branch])
 
 
-def _score(x, num_classes, name):
-    x = _conv(_bn_relu(x, name, 1), x.shape[-1] // 2, 1, f"{name}_conv1")
-    x = layers.GlobalAveragePooling2D(name=f"{name}_average")(_bn_relu(x, name, 2))
-    return layers.Dense(
-        num_classes, kernel_initializer=_initializer(1, num_classes), dtype="float32", name="logits"
-    )(x)
+def _score(x, config, num_classes, name):
+    activation = config.activation
+    x = conv(bn_act(x, activation, name, 1), x.shape[-1] // 2, 1, f"{name}_conv1")
+    x = bn_act(x, activation, name, 2)
+    x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
+    return classifier(x, num_classes, dropout=config.dropout)

@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-STAGES = (
-    "stem", "tail_1", "tail_2", "tail_3", "bridge", "body_1", "body_2", "body_3",
-    "head_1", "head_2", "head_3", "score", "logits",
-)  # fmt: skip
+from utils.fishnet import STAGES
+
+PARTS = (*STAGES, "score", "logits")
 
 
 def kept_images(predictions):
@@ -88,4 +87,4 @@ def gradient_norms(model, images, labels):
 
 def _part(path):
     layer = path.split("/")[-2]
-    return next((stage for stage in STAGES if layer.startswith(stage)), layer.split("_")[0])
+    return next((stage for stage in PARTS if layer.startswith(stage)), layer.split("_")[0])

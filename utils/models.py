@@ -5,8 +5,10 @@ import math
 import keras
 from keras import layers
 
-from utils.fishnet import build_fishnet, normalize
-from utils.presets import FishNetConfig, get_preset
+from utils.blocks import STEMS, classifier, normalize
+from utils.fishnet import build_fishnet
+from utils.presets import BaselineConfig, FishNetConfig, ResNeXtConfig, get_preset
+from utils.resnext import build_resnext
 
 
 def build_model(
@@ -16,16 +18,19 @@ def build_model(
     num_classes=200,
     stem="imagenet",
     normalization=None,
+    name=None,
 ):
     """Builds a FishNet or a baseline.
 
     Args:
-        preset: the name of a preset, a `FishNetConfig` or a `BaselineConfig`.
+        preset: the name of a preset or a config as in `utils.presets`.
         image_size: height and width of the input, in pixels.
         num_classes: number of classes.
-        stem: see `build_fishnet`; baselines have their own stem and take "imagenet" only.
+        stem: see `build_fishnet`; of a baseline, "imagenet" is its own stem, "half" and "full" are
+            a 3x3 convolution with stride 2 or 1 and no pool in its place.
         normalization: None, or (mean, std) of three floats each in units of 0..255; see
             `build_fishnet`.
+        name: the model's; None: the preset's.
 
     Returns:
         A `keras.Model` from (batch, image_size, image_size, 3) to float32 logits
@@ -35,33 +40,97 @@ def build_model(
         ValueError: if the preset is unknown or the options do not fit it.
     """
     config = get_preset(preset) if isinstance(preset, str) else preset
-    build = build_fishnet if isinstance(config, FishNetConfig) else _build_baseline
-    return build(
+    return _BUILDERS[type(config)](
         config,
         image_size=image_size,
         num_classes=num_classes,
         stem=stem,
         normalization=normalization,
-        name=preset if isinstance(preset, str) else None,
+        name=name or (preset if isinstance(preset, str) else None),
     )
 
 
 def _build_baseline(config, *, image_size, num_classes, stem, normalization, name):
-    if stem != "imagenet":
-        raise ValueError(
-            f"{config.application} of keras.applications has its own stem; `stem` must be "
-            f"'imagenet'. Received: stem={stem!r}"
-        )
     inputs = keras.Input((image_size, image_size, 3), name="image")
     application = getattr(keras.applications, config.application)
     backbone = application(
         include_top=False, weights=None, input_tensor=normalize(inputs, normalization)
     )
+    if stem != "imagenet":
+        backbone = _with_small_stem(backbone, STEMS[stem][0], config.application)
     x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
     for index, units in enumerate(config.hidden_units, start=1):
         x = layers.Dense(units, activation="relu", name=f"hidden_{index}")(x)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name=name)
+    return keras.Model(
+        backbone.input, classifier(x, num_classes, dropout=config.dropout), name=name
+    )
+
+
+def _with_small_stem(backbone, stride, application):
+    """A copy whose 7x7 convolution is 3x3, and whose first pool does nothing."""
+    kinds = [layers.ZeroPadding2D, layers.Conv2D, layers.ZeroPadding2D, layers.MaxPooling2D]
+    first = [layer for layer in backbone.layers if type(layer) in kinds][:4]
+    if [type(layer) for layer in first] != kinds:
+        raise ValueError(
+            f"{application} does not begin with a padded convolution and max-pool; `stem` must be "
+            "'imagenet'."
+        )
+    pad, conv, *pool = first
+    changes = {pad: {"padding": 1}, conv: {"kernel_size": 3, "strides": stride}}
+
+    def clone(layer):
+        if layer in pool:
+            return layers.Identity(name=layer.name)
+        return type(layer).from_config({**layer.get_config(), **changes.get(layer, {})})
+
+    return keras.models.clone_model(backbone, clone_function=clone)
+
+
+_BUILDERS = {
+    FishNetConfig: build_fishnet,
+    ResNeXtConfig: build_resnext,
+    BaselineConfig: _build_baseline,
+}
+
+
+def start_from(model, path):
+    """Gives a model the weights of a saved one, but for its classifier if the classes differ.
+
+    Args:
+        model: a model of `build_model`; changed in place, or not at all.
+        path: a `.keras` file of the same network.
+
+    Returns:
+        Names of the layers that keep the weights they had: none, or the classifier's.
+
+    Raises:
+        ValueError: the file cannot be read, or is of another network; lists what differs.
+    """
+    try:
+        saved = keras.models.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
+    found = {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
+    wanted = {layer.name: layer for layer in model.layers if layer.weights}
+    problems = [f"missing: {name}" for name in wanted if name not in found]
+    problems += [f"unexpected: {name}" for name in found if name not in wanted]
+    kept = []
+    for name in wanted.keys() & found.keys():
+        expected = [tuple(weight.shape) for weight in wanted[name].weights]
+        shapes = [weight.shape for weight in found[name]]
+        if name == "logits" and shapes[0][0] == expected[0][0] and shapes != expected:
+            kept.append(name)
+        elif shapes != expected:
+            problems.append(f"shapes: {name} must have {expected}. Received: {shapes}")
+    if problems:
+        text = "\n".join(sorted(problems)[:10])
+        raise ValueError(
+            f"initial_weights: {path} is of another network. Of {len(problems)} misfits:\n{text}"
+        )
+    for name, layer in wanted.items():
+        if name not in kept:
+            layer.set_weights(found[name])
+    return kept
 
 
 def with_kinds(model, kind_of):

@@ -10,10 +10,7 @@ import re
 
 import numpy as np
 
-_STAGES = (
-    *("tail_1", "tail_2", "tail_3", "bridge"),
-    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
-)
+from utils.fishnet import STAGES
 
 # Layers that are no part of a bottleneck.
 _TORCH_PREFIXES = {
@@ -32,7 +29,7 @@ _TORCH_PREFIXES = {
     "logits": "fish.fish.9.4.1",
 }
 
-_BLOCK = re.compile(rf"({'|'.join(_STAGES)})(_branch)?_block(\d+)_(.+)")
+_BLOCK = re.compile(rf"({'|'.join(STAGES)})(_branch)?_block(\d+)_(.+)")
 
 _TORCH_NAMES = {  # of a variable in its layer
     "kernel": "weight",
@@ -64,7 +61,7 @@ def torch_prefix(layer_name):
     stage, branch, block, part = match.groups()
     path = 2 if stage == "bridge" else int(branch is not None)
     part = {"shortcut_bn": "shortcut.0", "shortcut_conv": "shortcut.2"}.get(part, part)
-    return f"fish.fish.{_STAGES.index(stage)}.{path}.{int(block) - 1}.{part}"
+    return f"fish.fish.{STAGES.index(stage) - 1}.{path}.{int(block) - 1}.{part}"
 
 
 def torch_variables(model):

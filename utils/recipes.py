@@ -43,8 +43,25 @@ class Adam(_WithL2, keras.optimizers.Adam):
     """`keras.optimizers.Adam` with L2."""
 
 
+class RMSprop(_WithL2, keras.optimizers.RMSprop):
+    """`keras.optimizers.RMSprop` with L2."""
+
+
+class AdamW(_WithL2, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, whose own weight decay is for kernels only; L2 can be added."""
+
+    def __init__(self, learning_rate, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+
+
 # name: (class, its settings)
-OPTIMIZERS = {"sgd": (SGD, {"momentum": 0.9, "nesterov": True}), "adam": (Adam, {})}
+OPTIMIZERS = {
+    "sgd": (SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": (Adam, {}),
+    "adamw": (AdamW, {"weight_decay": 0.05}),
+    "rmsprop": (RMSprop, {}),
+}
 
 
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):

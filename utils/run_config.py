@@ -5,8 +5,8 @@ import shlex
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from utils.blocks import STEMS
 from utils.devices import DISTRIBUTIONS
-from utils.fishnet import STEMS
 from utils.pipeline import ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.presets import get_preset
 from utils.recipes import get_recipe
@@ -23,6 +23,11 @@ CHOICES = {
     "distribution": DISTRIBUTIONS,
 }
 
+# Fields that change the preset, where they are not None.
+NETWORK_CHANGES = (
+    "width", "blocks", "down_sampling", "activation", "dropout", "stochastic_depth",
+)  # fmt: skip
+
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
@@ -30,8 +35,9 @@ RECIPE_CHANGES = (
 
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
-    "kind", "fraction", "batch_size", "stem", "batch_norm_momentum", "precision", "fast_layers",
-    "eager", "split", "record_order", "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
+    "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
+    "initial_weights", "precision", "fast_layers", "eager", "split", "record_order",
+    "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
 )  # fmt: skip
 
 # tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
@@ -54,6 +60,13 @@ class RunConfig:
     batch_size: int | None = None  # images a step; None: 256, on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
+    width: float | None = None  # of a FishNet, times the paper's; this and the next five: None is
+    blocks: int | None = None  # what the preset says. In each stage and branch of a FishNet
+    down_sampling: str | None = None  # max_pool, max_pool_3x3, average_pool or convolution
+    activation: str | None = None  # any of Keras'
+    dropout: float | None = None  # before the classifier
+    stochastic_depth: float | None = None  # share of bottlenecks left out, in the last stage
+    initial_weights: str | None = None  # a .keras file to start from; classifiers may differ
     batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     precision: str = "float32"  # Keras dtype policy
     fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
@@ -81,7 +94,7 @@ class RunConfig:
     tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
 
     def __post_init__(self):
-        get_preset(self.preset)
+        self.network  # noqa: B018 - refuses what cannot be built
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise ValueError(
@@ -105,6 +118,10 @@ class RunConfig:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
+        if self.initial_weights and not Path(self.initial_weights).is_file():
+            raise ValueError(
+                f"initial_weights must be a .keras file. Received: {self.initial_weights!r}"
+            )
         if self.run_dir is None:
             object.__setattr__(self, "run_dir", self._usual_run_dir())
 
@@ -128,10 +145,16 @@ class RunConfig:
     def _usual_run_dir(self):
         parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
         parts += [self.preset, self.recipe, f"{self.epochs}ep"]
-        for name in NAMED:
-            if name in self._unusual():
-                parts.append(f"{name}-{getattr(self, name)}")
+        unusual = self._unusual()
+        if self.initial_weights:
+            unusual["initial_weights"] = Path(self.initial_weights).stem
+        parts += [f"{name}-{unusual[name]}" for name in NAMED if name in unusual]
         return "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+
+    @property
+    def network(self):
+        """The preset's config with the changes that this run makes to it."""
+        return get_preset(self.preset, **{name: getattr(self, name) for name in NETWORK_CHANGES})
 
     @property
     def full_recipe(self):

@@ -24,7 +24,7 @@ from utils.checkpoints import (
 )
 from utils.devices import find_devices
 from utils.fast_layers import accelerate
-from utils.models import build_model, count_macs, count_parameters
+from utils.models import build_model, count_macs, count_parameters, start_from
 from utils.recipes import compile_model
 from utils.run_folder import TrainingError, claim, used_alone
 from utils.tiny_imagenet import MANIFEST, load_manifest
@@ -120,11 +120,12 @@ class _Run:
         if self.config.full_recipe.standardize:
             mean, std = self.manifest["pixel_mean"], self.manifest["pixel_std"]
         model = build_model(
-            self.config.preset,
+            self.config.network,
             image_size=self.manifest["image_size"],
             num_classes=len(self.manifest["classes"]),
             stem=self.config.stem,
             normalization=(mean, std),
+            name=self.config.preset,
         )
         if self.config.batch_norm_momentum is not None:
             for layer in model.layers:
@@ -143,6 +144,10 @@ class _Run:
             tf.config.experimental.enable_op_determinism()
         keras.config.set_dtype_policy(config.precision)
         self.model = self.new_model()
+        if config.initial_weights:
+            kept = start_from(self.model, config.initial_weights)
+            new = "; its classifier is new" if kept else ""
+            print(f"Starting from {config.initial_weights}{new}.")
         as_they_are = environment.has_gpu() or self.devices.mirrored or config.eager
         if config.fast_layers and not as_they_are:
             self.model = accelerate(self.model)
@@ -165,7 +170,8 @@ class _Run:
         }
         sums = [variable for metric in self.metrics for variable in metric.variables]
         self.variables = {
-            **{f"model/{v.path}": v for v in self.model.variables},
+            # A random state's path would have a number that differs between processes.
+            **{f"model/{x.name}/{v.name}": v for x in self.model.layers for v in x.variables},
             **{f"optimizer/{i:04d}": v for i, v in enumerate(self.model.optimizer.variables)},
             **{f"metric/{i}": v for i, v in enumerate(sums)},
         }

@@ -1,0 +1,121 @@
+"""What every convolutional network here is made of: functions from a tensor to a tensor.
+
+The names of their layers begin with what the caller gives them.
+"""
+
+import math
+
+import keras
+from keras import layers
+
+STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
+    "imagenet": (2, True),
+    "half": (2, False),
+    "full": (1, False),
+}
+
+
+def normalize(x, normalization):
+    """Applies (x - mean) / std per channel; the identity for None.
+
+    Args:
+        x: images (batch, height, width, 3).
+        normalization: None, or (mean, std) of three floats each in the units of `x`.
+
+    Returns:
+        A tensor of x's shape.
+
+    Raises:
+        ValueError: if `normalization` is not such a pair.
+    """
+    if normalization is None:
+        return x
+    try:
+        mean, std = ([float(value) for value in values] for values in normalization)
+    except (TypeError, ValueError):
+        mean, std = [], []
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(
+            "`normalization` must be None or a pair (mean, std) of three floats each, std above "
+            f"zero. Received: normalization={normalization!r}"
+        )
+    scale = [1 / s for s in std]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    return layers.Rescaling(scale, offset, dtype="float32", name="normalization")(x)
+
+
+def conv(x, filters, kernel_size, name, *, stride=1, dilation=1, groups=1, use_bias=False):
+    """Convolves with PyTorch's symmetric padding; Keras' "same" pads stride 2 unevenly.
+
+    Args:
+        x: (batch, height, width, channels).
+        filters: channels of the result.
+        kernel_size: odd.
+        name: of the layer.
+        stride: 2 halves the resolution.
+        dilation: distance of the kernel's taps.
+        groups: into which the channels are divided.
+        use_bias: whether to add one number a channel.
+
+    Returns:
+        (batch, height / stride, width / stride, filters).
+    """
+    if stride > 1 and kernel_size > 1:
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding="same" if stride == 1 else "valid",
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=use_bias,
+        kernel_initializer=initializer(kernel_size, filters),
+        name=name,
+    )(x)
+
+
+def initializer(kernel_size, filters):
+    """Normal with std sqrt(2 / (k * k * out)), as in the original.
+
+    `VarianceScaling` would give the same, but its saved form changes from one Keras to the next.
+    """
+    return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (kernel_size**2 * filters)))
+
+
+def bn(x, name):
+    """Batch normalization with PyTorch's usual numbers."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def bn_act(x, activation, prefix, index=""):
+    """Batch normalization and an activation function."""
+    x = bn(x, f"{prefix}_bn{index}")
+    return layers.Activation(activation, name=f"{prefix}_act{index}")(x)
+
+
+def max_pool(x, name):
+    """The 3x3 max-pool with stride 2 that ends a stem; `x` must not be negative.
+
+    The original pads with minus infinity; after a ReLU, zeros give the same maximum.
+    """
+    x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+    return layers.MaxPooling2D(3, strides=2, name=name)(x)
+
+
+def classifier(x, num_classes, *, dropout=0.0):
+    """Float32 logits from pooled features.
+
+    Args:
+        x: (batch, features).
+        num_classes: number of classes.
+        dropout: share of the features that a training step leaves out.
+
+    Returns:
+        (batch, num_classes).
+    """
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    return layers.Dense(
+        num_classes, kernel_initializer=initializer(1, num_classes), dtype="float32", name="logits"
+    )(x)
