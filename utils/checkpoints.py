@@ -105,4 +105,17 @@ def read_checkpoint(path, variables):
     return arrays, state
 
 
+def save_model(model, path):
+    """Saves a model as a `.keras` file, whole or not at all.
+
+    Args:
+        model: a `keras.Model`.
+        path: `pathlib.Path` that ends in ".keras"; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    model.save(temporary)
+    temporary.replace(path)
+
+
 STATE = "state"

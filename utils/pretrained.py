@@ -1,4 +1,6 @@
-"""Weights of the authors' PyTorch code: how its parameters are named and laid out here.
+"""Weights of the authors' PyTorch code: read from their files, renamed and laid out as here.
+
+python -m utils.pretrained fishnet150_ckpt.pth.tar fishnet150 fishnet150.keras
 
 Layouts: a PyTorch convolution kernel is (out, in, height, width), ours (height, width, in, out).
 The original classifies with a 1x1 convolution, here a dense layer: a kernel (in, out).
@@ -6,11 +8,18 @@ The original classifies with a 1x1 convolution, here a dense layer: a kernel (in
 Source: state dict of `models/fishnet.py` of github.com/kevin-ssy/FishNet at commit b968f02.
 """
 
+import argparse
+import pickle
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 
+from utils.checkpoints import save_model
 from utils.fishnet import STAGES
+from utils.imagenet import MEAN, STD
+from utils.models import build_model
 
 # Layers that are no part of a bottleneck.
 _TORCH_PREFIXES = {
@@ -78,6 +87,76 @@ def torch_variables(model):
             yield f"{torch_prefix(layer.name)}.{_TORCH_NAMES[variable.name]}", variable
 
 
+def read_torch_checkpoint(path):
+    """Reads the parameters from a file of the authors' training, and executes nothing in it.
+
+    Needs PyTorch (`pip install torch`), which nothing else here does.
+
+    Args:
+        path: a `.pth.tar` as `torch.save` writes it: a state dict, or a dict that has one under
+            "state_dict"; the prefix "module." of `DataParallel` is dropped.
+
+    Returns:
+        Dict of NumPy arrays by the original's names.
+
+    Raises:
+        ValueError: the file is none of PyTorch, holds anything but tensors and plain values, or no
+            state dict.
+    """
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]}, code that" if named else "something that"
+        raise ValueError(
+            f"{path} holds {what} is not a tensor or a plain value: refused."
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a file of PyTorch. {error}") from error
+    state_dict = found.get("state_dict", found) if isinstance(found, dict) else {}
+    if not state_dict or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
+        raise ValueError(f"{path} holds no state dict, a dict of tensors by name.")
+    return {name.removeprefix("module."): v.numpy() for name, v in state_dict.items()}
+
+
+def convert_torch_checkpoint(path, preset, output, *, image_size=224):
+    """Makes a `.keras` file of a checkpoint of the authors' training.
+
+    The model takes pixels of 0..255; ImageNet's mean and deviation are its first layer. See
+    `utils.imagenet.evaluate_folder` for its accuracy.
+
+    Args:
+        path: as for `read_torch_checkpoint`.
+        preset: the network that it is of: fishnet99, fishnet150 or fishnet201.
+        output: the `.keras` file.
+        image_size: height and width of the model's input, in pixels.
+
+    Returns:
+        The `keras.Model`.
+
+    Raises:
+        ValueError: as for `read_torch_checkpoint`, or the checkpoint is of another network.
+    """
+    state_dict = read_torch_checkpoint(path)
+    logits = state_dict.get(f"{_TORCH_PREFIXES['logits']}.weight", np.empty(0))
+    model = build_model(
+        preset,
+        image_size=image_size,
+        num_classes=max(1, len(logits)),
+        normalization=(MEAN, STD),
+    )
+    try:
+        load_torch_state_dict(model, state_dict)
+    except ValueError as error:
+        misfits = str(error).splitlines()
+        text = "\n".join(misfits[:6] + ([f"… {len(misfits) - 6} more"] if misfits[6:] else []))
+        raise ValueError(f"{path} is not a checkpoint of {preset}. {text}") from error
+    save_model(model, Path(output))
+    return model
+
+
 def load_torch_state_dict(model, state_dict):
     """Sets all weights of a FishNet from parameters of the original code.
 
@@ -119,3 +198,16 @@ def _to_keras(array, variable):
     if variable.name == "kernel":
         array = array.transpose(2, 3, 1, 0)
     return array.reshape(variable.shape)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=convert_torch_checkpoint.__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="the authors' .pth.tar file")
+    parser.add_argument("preset", help="fishnet99, fishnet150 or fishnet201")
+    parser.add_argument("output", help="the .keras file to write")
+    arguments = parser.parse_args()
+    try:
+        convert_torch_checkpoint(arguments.checkpoint, arguments.preset, arguments.output)
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{arguments.output} written")

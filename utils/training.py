@@ -21,6 +21,7 @@ from utils.checkpoints import (
     read_checkpoint,
     replacing,
     save_checkpoint,
+    save_model,
 )
 from utils.devices import find_devices
 from utils.fast_layers import accelerate
@@ -309,9 +310,9 @@ class _Run:
         final = self.new_model()
         if self.config.ema:
             final.set_weights(self.average_weights)
-            _save_model(final, self.folder / "model_ema.keras")
+            save_model(final, self.folder / "model_ema.keras")
         final.set_weights(self.model.get_weights())
-        _save_model(final, self.folder / "model.keras")
+        save_model(final, self.folder / "model.keras")
         probabilities = self._predict(final, self.evaluation)
         flipped = self._predict(final, self.evaluation.map(_mirrored))
         labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
@@ -432,9 +433,3 @@ class _Run:
 
 def _mirrored(images, *rest):
     return images[:, :, ::-1], *rest
-
-
-def _save_model(model, path):
-    temporary = path.with_name(f".{path.name}")
-    model.save(temporary)
-    temporary.replace(path)

@@ -1,0 +1,99 @@
+"""Files as `torch.save` writes them, read as a user's would be; skipped without PyTorch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from test_pretrained import build_reference, fill_weights, read_reference, relative_error
+
+from utils import imagenet
+from utils.presets import PRESETS
+from utils.pretrained import convert_torch_checkpoint, read_torch_checkpoint
+
+torch = pytest.importorskip("torch")
+ROOT = Path(__file__).parents[1]
+
+
+class Code:
+    """What a pickle could bring along."""
+
+
+def tensors(name):
+    shapes = read_reference(name)["shapes"]
+    return {key: torch.from_numpy(array) for key, array in fill_weights(shapes).items()}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The small network of the reference numbers as a preset."""
+    from test_pretrained import REFERENCES
+
+    monkeypatch.setitem(PRESETS, "small", REFERENCES["small_64"][0])
+
+
+def test_what_the_authors_training_writes(small, tmp_path):
+    """A DataParallel's state dict beside the optimizer's, in PyTorch's format of that time."""
+    found = {f"module.{name}": tensor for name, tensor in tensors("small_64").items()}
+    found["module.conv1.1.num_batches_tracked"] = torch.tensor(7)
+    checkpoint = {"epoch": 100, "arch": "fishnet", "best_prec1": 78.1, "state_dict": found}
+    checkpoint["optimizer"] = {"state": {}, "param_groups": [{"lr": 0.1, "nesterov": False}]}
+    path = tmp_path / "small.pth.tar"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
+    convert_torch_checkpoint(path, "small", tmp_path / "small.keras", image_size=64)
+    model = keras.models.load_model(tmp_path / "small.keras")
+    assert model.input_shape == (None, 64, 64, 3)
+    expected, x = build_reference("small_64")
+    pixels = x * np.array(imagenet.STD) + np.array(imagenet.MEAN)
+    assert relative_error(model(pixels.astype("float32")), np.asarray(expected(x))) <= 1e-4
+    assert relative_error(expected(x), read_reference("small_64")["logits_eval"]) <= 1e-5
+
+
+def test_the_command(tmp_path):
+    """FishNet-99 as a bare state dict, converted as the README says."""
+    torch.save(tensors("fishnet99_224"), tmp_path / "fishnet99.pth")
+    files = [str(tmp_path / "fishnet99.pth"), "fishnet99", str(tmp_path / "fishnet99.keras")]
+    command = [sys.executable, "-m", "utils.pretrained", *files]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].endswith("fishnet99.keras written")
+    model = keras.models.load_model(tmp_path / "fishnet99.keras")
+    _, x = build_reference("fishnet99_224")
+    pixels = (x * np.array(imagenet.STD) + np.array(imagenet.MEAN)).astype("float32")
+    expected = read_reference("fishnet99_224")["logits_eval"]
+    assert relative_error(model(pixels), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_code_in_a_file_is_refused_by_name(tmp_path, new_format):
+    checkpoint = {"state_dict": tensors("small_64"), "args": Code()}
+    path = tmp_path / "code.pth.tar"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(ValueError, match="code.pth.tar holds .*Code, code that is not a tensor"):
+        read_torch_checkpoint(path)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    (tmp_path / "text.pth.tar").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match="text.pth.tar"):
+        read_torch_checkpoint(tmp_path / "text.pth.tar")
+    whole = tmp_path / "whole.pth.tar"
+    torch.save(tensors("small_64"), whole)
+    (tmp_path / "cut.pth.tar").write_bytes(whole.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match="cut.pth.tar cannot be read as a file of PyTorch"):
+        read_torch_checkpoint(tmp_path / "cut.pth.tar")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth.tar")
+    with pytest.raises(ValueError, match="empty.pth.tar holds no state dict"):
+        read_torch_checkpoint(tmp_path / "empty.pth.tar")
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_nothing_written(small, tmp_path):
+    torch.save(tensors("small_64"), tmp_path / "small.pth.tar")
+    output = tmp_path / "complex.keras"
+    with pytest.raises(ValueError, match="small.pth.tar is not a checkpoint of complex") as error:
+        convert_torch_checkpoint(tmp_path / "small.pth.tar", "complex", output, image_size=64)
+    assert "missing: fish.fish.0.0.1.bn1.weight" in str(error.value)
+    assert len(str(error.value).splitlines()) == 7
+    assert not output.exists()
