@@ -76,6 +76,9 @@ def test_accuracy_over_a_folder(tmp_path, by_colour):
     found = evaluate_folder(by_colour, tmp_path, batch_size=4, resize=9)
     # Of ten, one "a" is green and those of d, e and f are never said; f alone is not in the top 5.
     assert found == {"top1": 0.6, "top5": 0.9, "images": 10}
+    save(tmp_path / "a" / "masks" / "0.png", np.zeros((20, 20)))
+    assert evaluate_folder(by_colour, tmp_path)["images"] == 11
+    assert evaluate_folder(by_colour, tmp_path, pattern="images/*")["images"] == 10
 
 
 def test_folders_must_fit_the_classes(tmp_path, by_colour):

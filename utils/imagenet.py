@@ -60,12 +60,13 @@ class _Folder(keras.utils.PyDataset):
         return images, self.labels[part]
 
 
-def evaluate_folder(model, folder, *, batch_size=32, resize=256):
+def evaluate_folder(model, folder, *, pattern="**/*", batch_size=32, resize=256):
     """Accuracy over a folder that has one subfolder a class, as ImageNet's val usually is laid out.
 
     Args:
         model: from (n, size, size, 3) of 0..255 to logits (n, classes).
-        folder: its subfolders, sorted by name, are the classes; images may lie deeper in them.
+        folder: its subfolders, sorted by name, are the classes.
+        pattern: of the images within a subfolder; other files are passed over.
         batch_size: images at a time.
         resize: see `read_image`; the square is as large as the model's input.
 
@@ -82,7 +83,7 @@ def evaluate_folder(model, folder, *, batch_size=32, resize=256):
             f"{folder} must have one subfolder for each of the model's {classes} classes. "
             f"Received: {len(folders)}"
         )
-    found = [sorted(p for p in f.rglob("*") if p.suffix.lower() in SUFFIXES) for f in folders]
+    found = [sorted(p for p in f.glob(pattern) if p.suffix.lower() in SUFFIXES) for f in folders]
     empty = [f.name for f, files in zip(folders, found, strict=True) if not files]
     if empty:
         raise ValueError(f"{folder} has no images in {', '.join(empty[:5])}.")
