@@ -39,7 +39,8 @@ def test_the_table_of_factors(tmp_path):
     for name, value in top1.items():
         result = {
             "schema": 1, "run_id": name, "kind": "ablation", "status": "complete",
-            "history": {}, "metrics": {"top1": value},
+            "history": {"top1": [0.1, value / 2]} if "statistics" not in name else {},
+            "metrics": {"top1": value},
         }  # fmt: skip
         write_result(result_path(tmp_path, name), result)
     found = table(tmp_path)
@@ -49,6 +50,7 @@ def test_the_table_of_factors(tmp_path):
         changed[1],
     ]
     np.testing.assert_allclose(found["points"][:3], [0, -29, -6])
+    np.testing.assert_allclose(found["train_top1"][:3], [0.155, 0.15, 0.125])
     # The default's standard deviation, sqrt(2) points; the mean of two has half its variance.
     np.testing.assert_allclose(found["uncertainty"], 3**0.5)
     assert len(found) == len(changed) + 3

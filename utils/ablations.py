@@ -28,7 +28,12 @@ FACTORS = {
         {"record_order": "classes", "shuffle_window": 1000},
     ),
     "why-slow-averages": ("running averages with 0.999", {"batch_norm_momentum": 0.999}),
+    "why-keras-averages": ("running averages with 0.99, Keras' own", {"batch_norm_momentum": 0.99}),
     "why-hasty-averages": ("running averages with 0.1", {"batch_norm_momentum": 0.1}),
+    "why-report-keras-averages": (
+        "the report's recipe, running averages with 0.99",
+        {"recipe": "report", "batch_norm_momentum": 0.99},
+    ),
 }
 DEFAULT_SEEDS = (0, 1)
 
@@ -54,10 +59,10 @@ def table(results_dir="report/results"):
         results_dir: folder with the results of `runs()`.
 
     Returns:
-        `pandas.DataFrame`, the largest loss first: changed, top1 (a fraction, of the hold-out),
-        points (percentage points against the mean of the default's seeds), uncertainty (one
-        standard deviation of that difference, from the default's seeds) and run. The first row is
-        the default.
+        `pandas.DataFrame`, the largest loss first: changed, train_top1 (of the last epoch) and top1
+        (of the hold-out), both fractions, points (percentage points against the mean of the
+        default's seeds), uncertainty (one standard deviation of that difference, from the default's
+        seeds) and run. The first row is the default.
     """
     names = [run.run_id for run in runs()]
     seeds = len(DEFAULT_SEEDS)
@@ -66,17 +71,25 @@ def table(results_dir="report/results"):
     changed += ["evaluated with batch statistics", "the same, batches of few classes"]
     found = [results.read_result(results.result_path(results_dir, name)) for name in names]
     top1 = 100 * np.array([result["metrics"]["top1"] for result in found])
-    default, noise = top1[:seeds].mean(), top1[:seeds].std(ddof=1)
+    # An evaluation has no history: the training before it is the default's.
+    train = [(r["history"] or found[0]["history"])["top1"][-1] for r in found]
+    default = top1[:seeds].mean()
     rows = pd.DataFrame(
         {
             "changed": ["nothing (mean of the seeds)", *changed],
+            "train_top1": [np.mean(train[:seeds]), *train[seeds:]],
             "top1": np.array([default, *top1[seeds:]]) / 100,
             "points": np.array([default, *top1[seeds:]]) - default,
-            "uncertainty": noise * (1 + 1 / seeds) ** 0.5,
+            "uncertainty": noise_of(top1[:seeds]),
             "run": ["why-default", *names[seeds:]],
         }
     )
     return pd.concat([rows[:1], rows[1:].sort_values("points")], ignore_index=True)
+
+
+def noise_of(top1):
+    """One standard deviation of a single run's difference from the mean of several seeds."""
+    return top1.std(ddof=1) * (1 + 1 / len(top1)) ** 0.5 if len(top1) > 1 else float("nan")
 
 
 class _BatchStatistics(keras.layers.BatchNormalization):

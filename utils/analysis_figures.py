@@ -1,7 +1,8 @@
 """The figures of `04_analysis`, over all runs or of one of them."""
 
+import math
+
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.ticker import PercentFormatter
 
@@ -270,8 +271,11 @@ def plot_gradient_norms(norms):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, len(norms), figsize=(WIDTH, 2.6), sharey=True)
-    for axes, (title, by_part) in zip(np.atleast_1d(panels), norms.items(), strict=True):
+    rows = math.ceil(len(norms) / 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 2.3 * rows), sharey=True)
+    for axes in panels.flat[len(norms) :]:
+        axes.set_axis_off()
+    for axes, (title, by_part) in zip(panels.flat, norms.items(), strict=False):
         axes.bar(by_part.keys(), by_part.values(), color="C0")
         axes.set(title=title, yscale="log")
         axes.tick_params(axis="x", rotation=90, labelsize=7)
@@ -281,7 +285,7 @@ def plot_gradient_norms(norms):
 
 
 def plot_ablations(table):
-    """What each change costs or gains in points of hold-out top-1.
+    """What each change costs or gains in points of hold-out top-1, and how it does on train.
 
     Args:
         table: as `utils.ablations.table` returns it.
@@ -289,13 +293,22 @@ def plot_ablations(table):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(table) + 0.8))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.28 * len(table) + 0.8), sharey=True, width_ratios=(3, 2)
+    )
     table = table[::-1]
     noise = table["uncertainty"].iloc[0]
-    axes.axvspan(-noise, noise, color="0.88", label="noise between seeds")
-    axes.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
-    axes.axvline(0, color="0.3", lw=1)
-    axes.set(xlabel="points of hold-out top-1, against the default")
-    axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left")
+    left.axvspan(-noise, noise, color="0.88", label="noise between seeds")
+    left.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
+    left.axvline(0, color="0.3", lw=1)
+    left.set(xlabel="points of hold-out top-1, against the default")
+    left.legend(loc="lower left")
+    right.hlines(table["changed"], 100 * table["top1"], 100 * table["train_top1"], color="0.7")
+    for name, color in (("train_top1", "C1"), ("top1", "C0")):
+        label = {"train_top1": "train", "top1": "hold-out"}[name]
+        right.scatter(100 * table[name], table["changed"], color=color, label=label, zorder=3)
+    right.set(xlabel="top-1, %")
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.grid(visible=False, axis="y")
     return figure

@@ -59,8 +59,18 @@ def best_of(rows, settings, by="images_per_second"):
     return list(best.values())
 
 
-def speed(preset, *, precision="float32", xla=False, fast_layers=True, batch_size=256, steps=10):
-    """Images/s of training and inference on a constant uint8 batch at 64x64.
+def speed(
+    preset,
+    *,
+    precision="float32",
+    xla=False,
+    fast_layers=True,
+    batch_size=256,
+    steps=10,
+    image_size=64,
+    num_classes=200,
+):
+    """Images/s of training and inference on a constant uint8 batch.
 
     Args:
         preset: name of the network, or the three fields of a `FishNetConfig`.
@@ -69,6 +79,8 @@ def speed(preset, *, precision="float32", xla=False, fast_layers=True, batch_siz
         fast_layers: whether to use `utils.fast_layers`.
         batch_size: images a step.
         steps: steps of a measurement; the fastest of four counts, as for `best_of`.
+        image_size: height and width of an image, in pixels.
+        num_classes: number of classes.
 
     Returns:
         Dict: images_per_second and inference_images_per_second, compile_seconds (the first step),
@@ -77,8 +89,9 @@ def speed(preset, *, precision="float32", xla=False, fast_layers=True, batch_siz
     from utils import environment
     from utils.models import count_macs
 
-    model = _compiled(preset, precision, xla, fast_layers, batch_size)
-    batches = _same_batch(batch_size)
+    size = {"image_size": image_size, "num_classes": num_classes}
+    model = _compiled(preset, precision, xla, fast_layers, batch_size, **size)
+    batches = _same_batch(batch_size, **size)
     start = time.perf_counter()
     model.fit(batches, steps_per_epoch=1, verbose=0)
     compile_seconds = time.perf_counter() - start
@@ -246,7 +259,7 @@ TASKS = {
 }
 
 
-def _compiled(preset, precision, xla, fast_layers, batch_size):
+def _compiled(preset, precision, xla, fast_layers, batch_size, **size):
     import keras
 
     from utils import environment
@@ -257,7 +270,7 @@ def _compiled(preset, precision, xla, fast_layers, batch_size):
 
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)
     keras.config.set_dtype_policy(precision)
-    model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3))
+    model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
     if fast_layers and not environment.has_gpu():
         model = accelerate(model)
     keras.config.set_dtype_policy("float32")
@@ -267,14 +280,14 @@ def _compiled(preset, precision, xla, fast_layers, batch_size):
     return model
 
 
-def _same_batch(size):
+def _same_batch(size, image_size=64, num_classes=200):
     import tensorflow as tf
 
     from utils.pipeline import without_tuner
 
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (size, 64, 64, 3), np.uint8)
-    labels = random.integers(0, 200, size, np.int32)
+    images = random.integers(0, 256, (size, image_size, image_size, 3), np.uint8)
+    labels = random.integers(0, num_classes, size, np.int32)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(size).cache()
     return without_tuner(batches.repeat().prefetch(2))
 

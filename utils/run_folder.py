@@ -35,6 +35,15 @@ def used_alone(folder):
         ) from None
 
 
+def in_use(folder):
+    """Whether another process is in a folder (see `used_alone`)."""
+    try:
+        with used_alone(folder):
+            return False
+    except TrainingError:
+        return True
+
+
 def claim(folder, identity, usual):
     """Writes `config.json`, or checks that the folder is of this very run.
 

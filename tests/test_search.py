@@ -1,0 +1,217 @@
+"""The sweep's own work; the processes that it starts stand in for papermill but in the notebook."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from utils import search
+from utils.results import HISTORY
+
+ROOT = Path(__file__).parents[1]
+
+# Writes a result as training does, an epoch at a time, and goes on where it was.
+STAND_IN = """
+import json, sys, time
+from filelock import FileLock
+from pathlib import Path
+file, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+file.parent.mkdir(parents=True, exist_ok=True)
+with FileLock(file.with_name("lock")):
+    with file.with_name("starts").open("a") as starts:
+        starts.write("x")
+    result = json.loads(file.read_text()) if file.exists() else options["result"]
+    if options["fails"]:
+        sys.exit("out of paint")
+    for epoch in range(len(result["history"]["val_top1"]), 3):
+        time.sleep(options["seconds"])
+        for name in result["history"]:
+            result["history"][name].append(options["top1"] * (epoch + 1) / 3)
+        result["status"] = "complete" if epoch == 2 else "running"
+        result["metrics"] = {"top1": result["history"]["val_top1"][-1]}
+        temporary = file.with_suffix(".new")
+        temporary.write_text(json.dumps(result))
+        temporary.replace(file)
+"""
+
+
+def start_stand_in(config, log, *, fails=False, seconds=0.0):
+    """Takes the place of `search._start`: top-1 grows with dropout, or with the learning rate."""
+    top1 = config.dropout or config.learning_rate or 0.1
+    result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
+    result |= {"model": {"parameters": 7}, "history": {name: [] for name in HISTORY}}
+    options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
+    arguments = [str(search.result_file(config)), json.dumps(options)]
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", STAND_IN, *arguments], stderr=output, start_new_session=True
+        )
+
+
+@pytest.fixture
+def options(tmp_path):
+    folders = {"runs_dir": str(tmp_path / "runs"), "results_dir": str(tmp_path / "results")}
+    return {"journal": tmp_path / "journal.log", "dataset": "tiny-shapes", **folders}
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    def use(**how):
+        monkeypatch.setattr(search, "_start", lambda *where: start_stand_in(*where, **how))
+
+    use()
+    return use
+
+
+def starts(options, run_id):
+    return len(Path(options["runs_dir"], run_id, "starts").read_text())
+
+
+def test_points_of_a_grid_are_runs():
+    (first, *_, last) = (search.run_config(point) for point in search.points("size"))
+    assert first.run_dir == "runs/search-width-0.125-seed0"
+    assert last.run_dir == "runs/search-width-0.375-blocks-4-seed0"
+    assert (last.network.network_planes[0], last.network.num_res_blks[0]) == (24, 4)
+    assert (last.kind, last.split, last.epochs) == ("ablation", "holdout", 5)
+    assert len(search.points("size")) == 9
+
+
+def test_the_default_is_the_run_that_ablations_have_already():
+    defaults = [
+        point for name in search.SPACES if name != "values" for point in search.points(name)
+    ]
+    names = [search.run_config(point, seed=1).run_id for point in defaults]
+    assert names.count("why-default-seed1") == 5
+    assert len(set(names)) == len(names) - 4
+
+
+def test_optimizers_have_rates_of_their_own():
+    found = search.run_config({"optimizer": "adamw", "rate": 1 / 3})
+    assert (found.learning_rate, found.l2) == (pytest.approx(1e-3), 0.0)
+    assert found.run_id == "search-optimizer-adamw-learning-rate-0.001-seed0"
+    assert search.run_config({"optimizer": "sgd", "rate": 3}).full_recipe.learning_rate == 1.5
+    assert search.run_config({"optimizer": "rmsprop", "rate": 1}).l2 is None
+
+
+def test_a_grid(stand_in, options, capsys):
+    study = search.sweep("dropout", **options)
+    values = {trial.params["dropout"]: trial.value for trial in study.trials}
+    assert values == pytest.approx({0.0: 0.1, 0.2: 0.2, 0.5: 0.5})
+    assert study.best_trial.intermediate_values == pytest.approx({0: 0.5 / 3, 1: 1 / 3, 2: 0.5})
+    log = capsys.readouterr().out.splitlines()
+    assert log[-1] == "dropout: dropout 0.5: top-1 50.0%; 0 in line"
+    again = search.sweep("dropout", **options)
+    assert len(again.trials) == 3
+    assert capsys.readouterr().out == ""
+    del options["journal"]
+    rows = search.table("dropout", **options)
+    assert rows["dropout"].tolist() == [0.0, 0.2, 0.5]
+    assert rows["points"].tolist() == pytest.approx([0, 10, 40])
+    assert rows["run"].tolist()[0] == "why-default-seed0"
+
+
+def test_results_that_are_there_are_not_made_again(stand_in, options):
+    search.sweep("dropout", **options)
+    options["journal"] = options["journal"].with_name("other.log")
+    study = search.sweep("dropout", **options)
+    assert [trial.value for trial in study.trials] == pytest.approx([0.1, 0.2, 0.5])
+    assert starts(options, "search-dropout-0.5-seed0") == 1
+
+
+def test_a_failed_run_stops_the_sweep_and_is_tried_again(stand_in, options):
+    stand_in(fails=True)
+    with pytest.raises(RuntimeError, match=r"why-default-seed0 failed; see the end of .*log.txt"):
+        search.sweep("dropout", **options)
+    assert "out of paint" in Path(options["runs_dir"], "why-default-seed0/log.txt").read_text()
+    stand_in()
+    study = search.sweep("dropout", **options)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert sorted(trial.value for trial in complete) == pytest.approx([0.1, 0.2, 0.5])
+
+
+def test_hopeless_trials_of_tpe_are_cut_short(stand_in, options):
+    stand_in(seconds=1.2)
+    study = search.open_study("values", options["journal"])
+    for rate in (0.9, 0.95, 0.99, 1.0, 0.1):  # four good ones, then a bad one
+        study.enqueue_trial({"learning_rate": rate, "l2": 5e-4})
+    search.sweep("values", trials=5, **options)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4 + [
+        TrialState.PRUNED
+    ]
+    assert len(study.trials[-1].intermediate_values) == 2
+
+
+@pytest.mark.parametrize("study", ["dropout", "values"])
+def test_a_killed_sweep_goes_on(stand_in, options, study):
+    """Killed in its first trial, which is put in line again; what it had started is waited for."""
+    keywords = {**options, "journal": str(options["journal"]), "trials": 3}
+    script = f"""if True:
+        import test_search as t
+        t.search._start = lambda *where: t.start_stand_in(*where, seconds=1.5)
+        t.search.sweep({study!r}, **{keywords!r})
+    """
+    path = f"{ROOT}:{ROOT / 'tests'}"
+    sweep = subprocess.Popen([sys.executable, "-c", script], env={"PYTHONPATH": path, "HOME": "/"})
+    while not list(Path(options["runs_dir"]).glob("*/*.json")):
+        assert sweep.poll() is None
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    found = search.sweep(study, **keywords)
+    states = [trial.state for trial in found.trials]
+    assert states == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
+    assert found.trials[0].params in [trial.params for trial in found.trials[1:]]
+    for trial in found.trials[1:]:
+        assert starts(options, trial.user_attrs["run_id"]) == 1
+
+
+def test_two_machines_share_a_study(stand_in, options):
+    """What another one is at is neither taken nor forgotten."""
+    other = search.open_study("dropout", options["journal"])
+    search._line_up(other, options["runs_dir"])
+    theirs = other.ask()
+    theirs.suggest_categorical("dropout", [0.0, 0.2, 0.5])
+    lock = str(search._lock(options["runs_dir"], other, theirs.number))
+    script = f"""if True:
+        import filelock, time
+        with filelock.FileLock({lock!r}):
+            print("locked", flush=True)
+            time.sleep(60)
+    """
+    alive = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    alive.stdout.readline()
+    theirs.set_user_attr("run_id", "theirs")
+    search._line_up(other, options["runs_dir"])
+    assert other.trials[0].state == TrialState.RUNNING
+    alive.kill()
+    alive.wait()
+    search._line_up(other, options["runs_dir"])
+    assert other.trials[0].state == TrialState.FAIL
+    assert other.trials[-1].state == TrialState.WAITING
+
+
+def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
+    called = {}
+    monkeypatch.setattr(
+        search.subprocess, "Popen", lambda command, **how: called.update(how, command=command)
+    )
+    monkeypatch.setenv("FISHNET_QUICK", "quick")
+    config = search.run_config({"dropout": 0.2}, runs_dir=str(tmp_path))
+    search._start(config, Path(config.run_dir, "log.txt"))
+    text = " ".join(called["command"][1:])
+    assert text.startswith(f"-m papermill notebooks/03_train.ipynb {config.run_dir}/03_train.ipynb")
+    assert "-p dropout 0.2" in text
+    assert "-p split holdout" in text
+    assert re.search(r"-p fraction 0\.333", text)
+    assert "FISHNET_QUICK" not in called["env"]
+
+
+def test_unknown_study():
+    with pytest.raises(ValueError, match="study must be one of down_sampling, .* 'depth'"):
+        search.open_study("depth", "journal.log")
