@@ -1,3 +1,6 @@
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -116,23 +119,57 @@ def test_holdout_is_taken_out_of_training(shapes, manifest):
     assert not seen & held_out
 
 
-def test_crops_and_flips_are_those_of_a_reflected_border():
-    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
-    seed = tf.constant([3, 4], tf.int64)
-    augmented = pipeline.random_crop_and_flip(tf.constant(images), seed).numpy()
-    padded = np.pad(images, ((0, 0), (8, 8), (8, 8), (0, 0)), mode="reflect")
-    found = []
-    for source, result in zip(padded, augmented, strict=True):
-        crops = {
-            (top, left, flip): source[top : top + 16, left : left + 16][:, ::flip]
-            for top in range(17)
-            for left in range(17)
-            for flip in (1, -1)
-        }
-        found.append([key for key, crop in crops.items() if np.array_equal(crop, result)])
-    assert all(found)
-    assert 8 <= sum(keys[0][2] == -1 for keys in found) <= 24
-    assert len({keys[0][:2] for keys in found}) > 20
+def examples(folder, prefix):
+    """What the records say, read with nothing of the pipeline."""
+    found = {}
+    for shard in sorted(Path(folder).glob(f"{prefix}-*")):
+        for record in tf.data.TFRecordDataset(str(shard)):
+            features = tf.train.Example.FromString(record.numpy()).features.feature
+            box = [
+                features[f"image/object/bbox/{edge}"].float_list.value[0]
+                for edge in ("xmin", "ymin", "xmax", "ymax")
+            ]
+            mask = features["image/segmentation/class/encoded"].bytes_list.value[0]
+            jpeg = features["image/encoded"].bytes_list.value[0]
+            image = tf.io.decode_jpeg(jpeg, 3, dct_method="INTEGER_ACCURATE").numpy()
+            label = features["image/class/label"].int64_list.value[0] - 1
+            found[zlib.crc32(image.tobytes())] = label, box, tf.io.decode_png(mask).numpy()[..., 0]
+    return found
+
+
+def test_boxes_and_masks_are_those_of_the_records(shapes, manifest):
+    known = examples(shapes, "validation")
+    options = {"data_dir": shapes, "manifest": manifest, "batch_size": 40}
+    boxes = pipeline.evaluation_batches(**options, task="localization")
+    masks = pipeline.evaluation_batches(**options, task="segmentation", whole_batches=True)
+    seen = 0
+    for (images, targets), (_, regions, weights) in zip(boxes, masks, strict=True):
+        for i, image in enumerate(images.numpy()):
+            label, box, mask = known[zlib.crc32(image.tobytes())]
+            np.testing.assert_array_equal(targets[i], np.float32([label, *box]))
+            np.testing.assert_array_equal(regions[i], mask)
+            assert set(np.unique(mask)) == {0, label + 1}
+            seen += int(weights[i])
+    assert seen == len(known) == 96
+
+
+def test_augmentation_takes_boxes_and_masks_along(shapes, manifest):
+    """After it, what the mask shows still reaches all four edges of the box, if none is cut off."""
+    options = {"data_dir": shapes, "manifest": manifest, "batch_size": 96, "epochs": 1}
+    options |= {"seed": 3, "augment": True}
+    (images, targets), *_ = pipeline.training_batches(**options, task="localization")
+    (same, masks), *_ = pipeline.training_batches(**options, task="segmentation")
+    np.testing.assert_array_equal(images, same)
+    whole = 0
+    for target, mask in zip(targets.numpy(), masks.numpy(), strict=True):
+        xmin, ymin, xmax, ymax = np.rint(64 * target[1:]).astype(int)
+        if min(xmin, ymin) == 0 or max(xmax, ymax) == 64:
+            continue
+        whole += 1
+        rows, columns = np.nonzero(mask[ymin:ymax, xmin:xmax])
+        assert (columns.min(), rows.min()) == (0, 0)
+        assert (columns.max() + 1, rows.max() + 1) == (xmax - xmin, ymax - ymin)
+    assert whole > 20
 
 
 def test_label_outside_the_classes_is_refused(shapes, manifest):

@@ -21,9 +21,10 @@ from utils.checkpoints import replacing
 def make_result(**changes):
     return {
         "schema": 1, "run_id": "a", "kind": "train", "status": "complete", "preset": "simple",
-        "recipe": "tuned", "dataset": {"name": "tiny-imagenet", "synthetic": False},
+        "recipe": "tuned", "task": "classification",
+        "dataset": {"name": "tiny-imagenet", "synthetic": False},
         "model": {"parameters": 654_200, "macs": 14_000_000},
-        "history": {name: [0.25, 0.5] for name in results.HISTORY},
+        "history": {name: [0.25, 0.5] for name in results.history_names()},
         "metrics": {"top1": 0.5, "top5": 0.75, "loss": 2.0, "split": "val"},
         "env": {"device": "a CPU"}, "config": {}, **changes,
     }  # fmt: skip
@@ -51,6 +52,7 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
         "like": {"dataset": {"name": "tiny-imagenet-like", "synthetic": False}},
         "running": {"status": "running"},
         "failed": {"status": "failed"},
+        "boxes": {"task": "localization"},
         "ablation": {"kind": "ablation"},
         "third": {"config": {"fraction": 1 / 3}},
         "holdout": {"metrics": {**make_result()["metrics"], "split": "holdout"}},
@@ -139,7 +141,7 @@ def test_committed_results_can_be_read():
         assert result["status"] == "complete"
         if result["kind"] != "benchmark":
             assert not result["dataset"]["synthetic"]
-        if result["kind"] == "train":
+        if result["kind"] == "train" and result["task"] == "classification":
             kept = results.load_predictions(path.with_suffix(".npz"))
             top1 = (kept["classes"][:, 0] == kept["labels"]).mean()
             assert top1 == pytest.approx(result["metrics"]["top1"], abs=1e-3)

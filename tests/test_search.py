@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from utils import search
-from utils.results import HISTORY
+from utils.results import history_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +45,7 @@ def start_stand_in(config, log, *, fails=False, seconds=0.0):
     """Takes the place of `search._start`: top-1 grows with dropout, or with the learning rate."""
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
-    result |= {"model": {"parameters": 7}, "history": {name: [] for name in HISTORY}}
+    result |= {"model": {"parameters": 7}, "history": {name: [] for name in history_names()}}
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
     arguments = [str(search.result_file(config)), json.dumps(options)]
     with log.open("w") as output:

@@ -133,7 +133,7 @@ def test_initial_weights(make_config, capsys, tmp_path):
     still = {"optimizer": "sgd", "learning_rate": 1e-9, "epochs": 1}
     config = make_config(initial_weights=str(tmp_path / "first.keras"), **still)
     result = train(config)
-    assert "first.keras; its classifier is new." in capsys.readouterr().out
+    assert "first.keras; new: logits." in capsys.readouterr().out
     assert result["config"]["initial_weights"].endswith("first.keras")
     trained = keras.models.load_model(f"{config.run_dir}/model.keras")
     for layer in saved.layers:
@@ -143,12 +143,40 @@ def test_initial_weights(make_config, capsys, tmp_path):
             )
     again = make_config("again", initial_weights=f"{config.run_dir}/model.keras", **still)
     train(again)
-    assert "its classifier is new" not in capsys.readouterr().out
+    assert "new: " not in capsys.readouterr().out
     kernels = (
         keras.models.load_model(f"{c.run_dir}/model.keras").get_layer("logits").kernel
         for c in (config, again)
     )
     np.testing.assert_allclose(*kernels, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["localization", "segmentation"])
+def test_other_tasks(make_config, killed, capsys, task):
+    options = {"task": task, "epochs": 2, "split": "holdout"}
+    whole = train(make_config("whole", **options))
+    assert whole["task"] == task
+    assert not is_reportable(whole)
+    names = {
+        "localization": {"top1", "top5", "iou", "localized"},
+        "segmentation": {"accuracy", "iou"},
+    }
+    assert set(whole["metrics"]) == {"loss", "split", *names[task]}
+    assert set(whole["history"]) > {f"val_{name}" for name in names[task]}
+    assert all(len(values) == 2 for values in whole["history"].values())
+    assert "IoU" in capsys.readouterr().out
+    cut = make_config("cut", **options)
+    killed(cut, 1)
+    assert learned(train(cut)) == learned(whole)
+
+
+def test_what_tasks_need(make_config):
+    with pytest.raises(ValueError, match="tiny-imagenet has no masks; task segmentation needs"):
+        make_config(task="segmentation", dataset="tiny-imagenet")
+    with pytest.raises(ValueError, match="task must be one of classification, localization, segm"):
+        make_config(task="detection")
+    with pytest.raises(ValueError, match="record_order must be shuffled for any task but class"):
+        make_config(task="localization", record_order="classes")
 
 
 def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):

@@ -8,14 +8,22 @@ import time
 import keras
 
 from utils import environment
-
-# name in a result's history: name of the compiled metric
-REPORTED = {"loss": "cross_entropy", "top1": "top1", "top5": "top5"}
+from utils.tasks import TASKS
 
 
-def reported(logs):
-    """What a result says of the metrics that Keras logs."""
-    return {name: float(logs[metric]) for name, metric in REPORTED.items()}
+def reported(logs, task="classification", prefix=""):
+    """What a result says of the metrics that Keras logs.
+
+    Args:
+        logs: of a Keras callback or evaluation.
+        task: a name in `utils.tasks.TASKS`.
+        prefix: "val_" for those of the validation data.
+
+    Returns:
+        Dict of floats by the names in a result.
+    """
+    names = TASKS[task].reported
+    return {f"{prefix}{name}": float(logs[f"{prefix}{metric}"]) for name, metric in names.items()}
 
 
 class RunLog(keras.callbacks.Callback):
@@ -75,8 +83,8 @@ class RunLog(keras.callbacks.Callback):
             self.run.fail(epoch, self.run.steps)
         end = time.perf_counter()
         trained = self.run.steps * self.run.config.batch_size
-        measured = reported(logs)
-        measured |= {f"val_{name}": float(logs[f"val_{m}"]) for name, m in REPORTED.items()}
+        task = self.run.config.task
+        measured = reported(logs, task) | reported(logs, task, "val_")
         measured |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": round(end - self.start, 2),

@@ -77,6 +77,8 @@ def build_fishnet(
     f = [_stem(normalize(inputs, normalization), config, stride, pool)]
     for i in (1, 2, 3):
         f.append(_tail(f[-1], config, planes[i], depths[i - 1], f"tail_{i}"))
+    if config.stages == "tail":
+        return keras.Model(inputs, _score(f[-1], config, num_classes, "score"), name=name)
     f.append(_bridge(f[-1], config, planes[4], depths[3], "bridge"))
     for i in (1, 2, 3):
         stage, dilation = f"body_{i}", 2 ** (i - 1)

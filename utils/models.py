@@ -7,8 +7,13 @@ from keras import layers
 
 from utils.blocks import STEMS, classifier, normalize
 from utils.fishnet import build_fishnet
-from utils.presets import BaselineConfig, FishNetConfig, ResNeXtConfig, get_preset
+from utils.presets import BaselineConfig, FishNetConfig, ResNeXtConfig, UNetConfig, get_preset
 from utils.resnext import build_resnext
+from utils.tasks import TASKS
+from utils.unet import build_unet
+
+# What the names of the layers of classifiers, boxes and masks begin with.
+HEADS = ("logits", "hidden", "box", "decoder")
 
 
 def build_model(
@@ -18,6 +23,7 @@ def build_model(
     num_classes=200,
     stem="imagenet",
     normalization=None,
+    task="classification",
     name=None,
 ):
     """Builds a FishNet or a baseline.
@@ -30,17 +36,19 @@ def build_model(
             a 3x3 convolution with stride 2 or 1 and no pool in its place.
         normalization: None, or (mean, std) of three floats each in units of 0..255; see
             `build_fishnet`.
+        task: a name in `utils.tasks.TASKS`.
         name: the model's; None: the preset's.
 
     Returns:
         A `keras.Model` from (batch, image_size, image_size, 3) to float32 logits
-        (batch, num_classes).
+        (batch, num_classes); for localization with a box (xmin, ymin, xmax, ymax) in [0, 1] behind
+        them; for segmentation logits (batch, image_size, image_size, 1 + num_classes).
 
     Raises:
         ValueError: if the preset is unknown or the options do not fit it.
     """
     config = get_preset(preset) if isinstance(preset, str) else preset
-    return _BUILDERS[type(config)](
+    classifier = _BUILDERS[type(config)](
         config,
         image_size=image_size,
         num_classes=num_classes,
@@ -48,6 +56,7 @@ def build_model(
         normalization=normalization,
         name=name or (preset if isinstance(preset, str) else None),
     )
+    return TASKS[task].add_head(classifier, num_classes)
 
 
 def _build_baseline(config, *, image_size, num_classes, stem, normalization, name):
@@ -90,18 +99,21 @@ _BUILDERS = {
     FishNetConfig: build_fishnet,
     ResNeXtConfig: build_resnext,
     BaselineConfig: _build_baseline,
+    UNetConfig: build_unet,
 }
 
 
 def start_from(model, path):
-    """Gives a model the weights of a saved one, but for its classifier if the classes differ.
+    """Gives a model the weights of a saved one, but for its heads.
+
+    A classifier is taken over if its classes are as many; other tasks' heads if both have them.
 
     Args:
         model: a model of `build_model`; changed in place, or not at all.
         path: a `.keras` file of the same network.
 
     Returns:
-        Names of the layers that keep the weights they had: none, or the classifier's.
+        Names of the layers that keep the weights they had: of heads alone.
 
     Raises:
         ValueError: the file cannot be read, or is of another network; lists what differs.
@@ -112,13 +124,17 @@ def start_from(model, path):
         raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
     found = {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
-    problems = [f"missing: {name}" for name in wanted if name not in found]
-    problems += [f"unexpected: {name}" for name in found if name not in wanted]
-    kept = []
+    kept = [name for name in wanted if name not in found and name.startswith(HEADS)]
+    problems = [f"missing: {name}" for name in wanted if name not in found and name not in kept]
+    problems += [
+        f"unexpected: {name}"
+        for name in found
+        if name not in wanted and not name.startswith((*HEADS, "score"))
+    ]
     for name in wanted.keys() & found.keys():
         expected = [tuple(weight.shape) for weight in wanted[name].weights]
         shapes = [weight.shape for weight in found[name]]
-        if name == "logits" and shapes[0][0] == expected[0][0] and shapes != expected:
+        if shapes != expected and name.startswith(HEADS):
             kept.append(name)
         elif shapes != expected:
             problems.append(f"shapes: {name} must have {expected}. Received: {shapes}")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from utils.augmentation import draw_moves, move_boxes, move_images
 from utils.tiny_imagenet import DatasetError
 
 SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
 ORDERS = ("shuffled", "classes")
-CROP_PADDING = 8  # pixels reflected at each border before the random crop
 SPLITS = ("val", "holdout")  # what a run reports on
 
 
@@ -31,6 +31,7 @@ def training_batches(
     record_order="shuffled",
     shuffle_window=SHUFFLE_WINDOW,
     augment=False,
+    task="classification",
     cache_dir=None,
 ):
     """Batches of several training epochs, one after another.
@@ -52,17 +53,21 @@ def training_batches(
         record_order: "classes" to read one class after another, as from records that were never
             shuffled.
         shuffle_window: images among which each next one is drawn.
-        augment: whether to add `random_crop_and_flip`.
+        augment: whether to move and mirror images at random (see `utils.augmentation`), and what is
+            known of them with them.
+        task: what the targets are, see below.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
 
     Returns:
-        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)).
+        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets): for classification
+        int32 labels (batch,); for localization float32 (batch, 5), label and box as xmin, ymin,
+        xmax, ymax in [0, 1]; for segmentation uint8 masks (batch, height, width).
 
     Raises:
         ValueError: unknown split, or a batch larger than the data.
     """
     steps = steps_per_epoch(manifest, split, batch_size, fraction)
-    images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None)
+    images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None, task)
     if fraction < 1:  # the records are shuffled, so the first are a fair sample
         images = images.take(training_size(manifest, split, fraction))
     images = _in_order(images, record_order)
@@ -81,12 +86,23 @@ def training_batches(
             if not augment:
                 return batch
             step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step, alg="philox")
-            return random_crop_and_flip(batch[0], step_seed), batch[1]
+            moves = draw_moves(batch_size, step_seed)
+            return move_images(batch[0], *moves), _moved(batch[1], moves, manifest["image_size"])
 
         return batches.map(finished, num_parallel_calls=tf.data.AUTOTUNE)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
     return _prefetched(batches, (epochs - first_epoch) * steps - first_step)
+
+
+def _moved(targets, moves, image_size):
+    """Targets of images that were moved; labels stay what they are."""
+    if targets.shape.rank == 1:
+        return targets
+    if targets.shape.rank == 3:
+        return move_images(targets, *moves)
+    boxes = move_boxes(targets[:, 1:], *moves, image_size)
+    return tf.concat([targets[:, :1], boxes], axis=1)
 
 
 def evaluation_batches(
@@ -96,6 +112,7 @@ def evaluation_batches(
     batch_size,
     split="val",
     record_order="shuffled",
+    task="classification",
     cache_dir=None,
     whole_batches=False,
 ):
@@ -108,26 +125,27 @@ def evaluation_batches(
         split: `"val"` for the validation records, `"holdout"` for the images of train that the
             manifest lists.
         record_order: "classes" for one class after another.
+        task: what the targets are, see `training_batches`.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
         whole_batches: whether to fill up the last batch with blank images, so that several devices
             can share every batch.
 
     Returns:
-        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), int32 labels (batch,)); with
+        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets); with
         `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
     """
-    images = _in_order(_decoded(data_dir, manifest, *_EVALUATED[split]), record_order)
+    images = _in_order(_decoded(data_dir, manifest, *_EVALUATED[split], task), record_order)
     batches = _cached(images, cache_dir, split).batch(batch_size)
     if whole_batches:
         batches = batches.map(lambda *batch: _filled_up(*batch, batch_size))
     return _prefetched(batches, -(-evaluation_size(manifest, split) // batch_size))
 
 
-def _filled_up(images, labels, size):
-    missing = [[0, size - tf.shape(labels)[0]]]
-    weights = tf.pad(tf.ones_like(labels, tf.float32), missing)
-    filled = tf.pad(images, missing + [[0, 0]] * 3), tf.pad(labels, missing), weights
-    return tuple(tf.ensure_shape(part, (size, *part.shape[1:])) for part in filled)
+def _filled_up(images, targets, size):
+    missing = [[0, size - tf.shape(images)[0]]]
+    weights = tf.pad(tf.ones_like(images[:, 0, 0, 0], tf.float32), missing)
+    filled = [tf.pad(x, missing + [[0, 0]] * (x.shape.rank - 1)) for x in (images, targets)]
+    return tuple(tf.ensure_shape(x, (size, *x.shape[1:])) for x in (*filled, weights))
 
 
 def evaluation_size(manifest, split="val"):
@@ -177,30 +195,6 @@ def steps_per_epoch(manifest, split, batch_size, fraction=1.0):
     return images // batch_size
 
 
-def random_crop_and_flip(images, seed):
-    """Reflect-pads by 8 pixels, crops at random, and mirrors half of the images; batch-wise.
-
-    Args:
-        images: (batch, height, width, channels), any dtype.
-        seed: int64 (2,), all that the result depends on beside the images.
-
-    Returns:
-        Images of the same shape and dtype.
-
-    Source:
-        He et al. (2016), section 4.2, with reflection in place of zeros.
-    """
-    batch, height, width = images.shape[0] or tf.shape(images)[0], images.shape[1], images.shape[2]
-    draws = tf.random.stateless_uniform(
-        [2, batch, 1], seed, maxval=2 * CROP_PADDING + 1, dtype=tf.int32, alg="philox"
-    )
-    rows = _reflect(draws[0] - CROP_PADDING + tf.range(height), height)
-    columns = _reflect(draws[1] - CROP_PADDING + tf.range(width), width)
-    mirrored = tf.random.stateless_uniform([batch, 1], seed + 1, alg="philox") < 0.5
-    columns = tf.where(mirrored, columns[:, ::-1], columns)
-    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
-
-
 def encoded_images(data_dir, manifest, *, split="val"):
     """The JPEG bytes of the images of `evaluation_batches`, in the same order.
 
@@ -212,7 +206,8 @@ def encoded_images(data_dir, manifest, *, split="val"):
     Returns:
         List of bytes.
     """
-    return [encoded.numpy() for encoded, _ in _records(data_dir, manifest, *_EVALUATED[split])]
+    records = _records(data_dir, manifest, *_EVALUATED[split])
+    return [record["image/encoded"].numpy() for record in records]
 
 
 def labelled_boxes(data_dir, manifest, *, count=32):
@@ -242,8 +237,18 @@ def labelled_boxes(data_dir, manifest, *, count=32):
 _EVALUATED = {"val": ("validation", None), "holdout": ("train", True)}
 
 
-def _records(data_dir, manifest, prefix, holdout):
-    """JPEG bytes and labels from 0, in a fixed order.
+# What a record holds of a target, beside its class.
+_EDGES = tuple(f"image/object/bbox/{edge}" for edge in ("xmin", "ymin", "xmax", "ymax"))
+_MASK = "image/segmentation/class/encoded"
+_FEATURES = {
+    "classification": {},
+    "localization": {edge: tf.io.FixedLenFeature([1], tf.float32) for edge in _EDGES},
+    "segmentation": {_MASK: tf.io.FixedLenFeature([], tf.string)},
+}
+
+
+def _records(data_dir, manifest, prefix, holdout, task="classification"):
+    """The records as dicts of their features, in a fixed order.
 
     `holdout` True keeps the hold-out alone, False all else, None everything.
     """
@@ -256,35 +261,44 @@ def _records(data_dir, manifest, prefix, holdout):
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64),
         "image/filename": tf.io.FixedLenFeature([], tf.string),
+        **_FEATURES[task],
     }
     examples = records.map(lambda record: tf.io.parse_single_example(record, features))
-    if holdout is not None:
-        held_out = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(
-                tf.constant(manifest["holdout"], tf.string),
-                tf.ones(len(manifest["holdout"]), tf.int32),
-            ),
-            default_value=0,
-        )
-        examples = examples.filter(lambda e: (held_out[e["image/filename"]] == 1) == holdout)
-    return examples.map(
-        lambda e: (e["image/encoded"], tf.cast(e["image/class/label"], tf.int32) - 1)
+    if holdout is None:
+        return examples
+    held_out = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant(manifest["holdout"], tf.string),
+            tf.ones(len(manifest["holdout"]), tf.int32),
+        ),
+        default_value=0,
     )
+    return examples.filter(lambda e: (held_out[e["image/filename"]] == 1) == holdout)
 
 
-def _decoded(data_dir, manifest, prefix, holdout):
-    """The same records as uint8 images (height, width, 3) and labels."""
+def _decoded(data_dir, manifest, prefix, holdout, task):
+    """The same records as uint8 images (height, width, 3) and targets."""
     size, classes = manifest["image_size"], len(manifest["classes"])
 
-    def decode(encoded, label):
+    def decode(record):
+        label = tf.cast(record["image/class/label"], tf.int32) - 1
         in_range = tf.debugging.assert_less(
             label, classes, f"a label is outside the {classes} classes of the manifest"
         )
         with tf.control_dependencies([in_range]):
-            image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-        return tf.ensure_shape(image, (size, size, 3)), label
+            image = tf.io.decode_jpeg(
+                record["image/encoded"], channels=3, dct_method="INTEGER_ACCURATE"
+            )
+        image = tf.ensure_shape(image, (size, size, 3))
+        if task == "localization":
+            edges = [record[edge] for edge in _EDGES]
+            return image, tf.concat([tf.cast(label, tf.float32)[None], *edges], axis=0)
+        if task == "segmentation":
+            mask = tf.io.decode_png(record[_MASK], channels=1)
+            return image, tf.ensure_shape(mask, (size, size, 1))[..., 0]
+        return image, label
 
-    return _records(data_dir, manifest, prefix, holdout).map(
+    return _records(data_dir, manifest, prefix, holdout, task).map(
         decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
@@ -294,7 +308,9 @@ def _in_order(images, record_order):
         return images
     everything = 2**40  # images of one class, gathered before the first of them comes out
     return images.group_by_window(
-        lambda _, label: tf.cast(label, tf.int64), lambda _, group: group, everything
+        lambda _, target: tf.cast(tf.reshape(target, [-1])[0], tf.int64),
+        lambda _, group: group,
+        everything,
     )
 
 
@@ -334,9 +350,3 @@ def _shuffled(images, window, seed):
         reshuffle_each_iteration=False,
     )
     return tf.data.experimental.from_variant(shuffled, images.element_spec)
-
-
-def _reflect(index, size):
-    """Mirrors positions outside [0, size) at the border pixel, as `numpy.pad(mode="reflect")`."""
-    index = tf.abs(index)
-    return tf.where(index >= size, 2 * (size - 1) - index, index)

@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from utils.analysis import short_name
+from utils.tasks import TITLES
 
 WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
 PALETTE = "colorblind"
@@ -51,7 +52,8 @@ def plot_curves(results):
     """Loss and top-1 by epoch, training dashed and evaluation solid.
 
     Args:
-        results: list of results (see `utils.results`).
+        results: list of results (see `utils.results`); without a top-1, as in segmentation, the IoU
+            is shown.
 
     Returns:
         The matplotlib `Figure`.
@@ -62,13 +64,14 @@ def plot_curves(results):
         epochs = range(1, len(history["loss"]) + 1)
         label = f"{result['preset']}, {result['recipe']}"
         split = result["metrics"]["split"]
-        for axes, name in ((left, "loss"), (right, "top1")):
+        shown = "top1" if "top1" in history else "iou"
+        for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(epochs, history[name], "--", color=color, label=f"{label}: train")
             axes.plot(
                 epochs, history[f"val_{name}"], "o-", ms=3, color=color, label=f"{label}: {split}"
             )
     left.set(title="Cross-entropy", xlabel="epoch", ylabel="loss", ylim=(0, None))
-    right.set(title="Accuracy", xlabel="epoch", ylabel="top-1", ylim=(0, None))
+    right.set(title="Accuracy", xlabel="epoch", ylabel=TITLES[shown], ylim=(0, None))
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -30,6 +30,7 @@ class FishNetConfig:
     activation: str = "relu"  # name of any Keras activation
     dropout: float = 0.0  # share of the pooled features that a training step leaves out
     stochastic_depth: float = 0.0  # of bottlenecks, in the last stage; the first has a tenth of it
+    stages: str = "all"  # or "tail": a residual network, what a FishNet's tail is by itself
 
     def __post_init__(self):
         object.__setattr__(self, "network_planes", _ints("network_planes", self.network_planes, 11))
@@ -40,6 +41,8 @@ class FishNetConfig:
         _check_training_options(self)
         for field in ("bottleneck_ratio", "groups"):
             _ints(field, [getattr(self, field)], 1)
+        if self.stages not in ("all", "tail"):
+            raise ValueError(f"`stages` must be all or tail. Received: {self.stages!r}")
         if self.down_sampling not in DOWN_SAMPLING:
             raise ValueError(
                 f"`down_sampling` must be one of {', '.join(DOWN_SAMPLING)}. "
@@ -106,6 +109,14 @@ class BaselineConfig:
         _check_training_options(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Width and depth of one U-Net."""
+
+    width: int  # channels of the first level; doubled from level to level
+    depth: int = 5  # levels, each at half the resolution of the one before
+
+
 def _check_training_options(config):
     for field in ("dropout", "stochastic_depth"):
         share = getattr(config, field, 0.0)
@@ -145,7 +156,7 @@ _BLOCKS_150 = {
     "num_trans_blks": (2, 2, 2, 2, 2, 4),
 }
 
-PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig] = {
+PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] = {
     # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
     # Eight epochs in a quarter of an hour on two free CPU cores; a val top-1 of 42 %.
     # 654,200 parameters at 200 classes; the course report's simple has 667,584.
@@ -184,6 +195,16 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig] = {
     "densenet121": BaselineConfig("DenseNet121"),  # 7,978,856
     "densenet169": BaselineConfig("DenseNet169"),  # 14,149,480
     "densenet201": BaselineConfig("DenseNet201"),  # 20,013,928
+    # papermill notebooks/03_train.ipynb report/executed/tail.ipynb -p preset simple_tail
+    # What simple is without its body and head. 55,168 parameters at 200 classes.
+    "simple_tail": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6, stages="tail"),
+    # papermill notebooks/03_train.ipynb report/executed/residual.ipynb -p preset residual
+    # A residual network of the size of simple: 655,480 parameters at 200 classes.
+    "residual": FishNetConfig(scaled_planes(1 / 2), (6,) * 10, (1,) * 6, stages="tail"),
+    # As all of these also with -p task localization, or -p task segmentation -p dataset
+    # tiny-shapes: papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet
+    # 541,169 parameters for the pixels of 24 classes, where simple has 521,817.
+    "unet": UNetConfig(width=8),
 }
 
 
@@ -197,7 +218,7 @@ def get_preset(name, *, width=None, blocks=None, **changes):
         **changes: fields of its config; what is None stays as it is.
 
     Returns:
-        Its `FishNetConfig`, `ResNeXtConfig` or `BaselineConfig`.
+        Its config.
 
     Raises:
         ValueError: if there is no such preset or it has no such field; lists the names.

@@ -4,6 +4,8 @@ import dataclasses
 
 import keras
 
+from utils.tasks import TASKS
+
 
 class _WithL2:
     """An optimizer with classic L2: `l2 * w` joins the gradient of each kernel.
@@ -187,6 +189,8 @@ def compile_model(
     *,
     steps,
     batch_size,
+    task="classification",
+    num_classes=None,
     label_smoothing=0.0,
     ema=0.0,
     jit_compile=False,
@@ -195,42 +199,27 @@ def compile_model(
     """Compiles a model for training with a recipe.
 
     Args:
-        model: a `keras.Model` from images to logits.
+        model: a `keras.Model` from images to what the task's head gives.
         recipe: a `Recipe`.
         steps: optimizer steps of the whole run.
         batch_size: images a step.
+        task: a name in `utils.tasks.TASKS`.
+        num_classes: of the dataset, for segmentation.
         label_smoothing: share of the target spread over all classes.
         ema: see `make_optimizer`.
         jit_compile: whether to compile with XLA.
         run_eagerly: whether to run operation by operation, without a graph.
 
     Returns:
-        The metrics: cross-entropy, top-1 and top-5; blank images of weight 0 do not count.
+        The task's metrics; blank images of weight 0 do not count.
     """
-    metrics = [
-        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-        keras.metrics.SparseCategoricalAccuracy("top1"),
-        keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
-    ]
+    metrics = TASKS[task].metrics(num_classes)
     model.compile(
         optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size, ema=ema),
-        loss=_cross_entropy(label_smoothing),
+        loss=TASKS[task].loss(label_smoothing),
         weighted_metrics=metrics,
         jit_compile=jit_compile and not run_eagerly,
         run_eagerly=run_eagerly,
     )
     model.optimizer.build(model.trainable_variables)
     return metrics
-
-
-def _cross_entropy(label_smoothing):
-    """Loss on integer labels and logits, with a share of the target spread over all classes."""
-    if not label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def smoothed(labels, logits):
-        exact = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        spread = -keras.ops.mean(keras.ops.log_softmax(logits), axis=-1)
-        return (1 - label_smoothing) * exact + label_smoothing * spread
-
-    return smoothed

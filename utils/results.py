@@ -17,14 +17,12 @@ from utils.analysis import (
     first_epoch_above,
 )
 from utils.checkpoints import replacing
+from utils.tasks import TASKS
 
 SCHEMA = 1
 KINDS = ("train", "ablation", "benchmark")
 STATUSES = ("running", "complete", "failed")
-HISTORY = (
-    "loss", "top1", "top5", "val_loss", "val_top1", "val_top5",
-    "learning_rate", "seconds", "images_per_second", "peak_rss_mb",
-)  # fmt: skip
+COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # of each epoch
 
 # The course report's table (E4040, Fall 2021); accuracies are fractions.
 REPORT = pd.DataFrame(
@@ -63,6 +61,12 @@ IMAGENET = pd.DataFrame(
 )
 
 
+def history_names(task="classification"):
+    """The lists of a history: what a task reports, on train and on the split, and what it costs."""
+    reported = tuple(TASKS[task].reported)
+    return (*reported, *(f"val_{name}" for name in reported), *COSTS)
+
+
 def result_path(results_dir, run_id):
     """Where the JSON of a run is."""
     return Path(results_dir) / f"{run_id}.json"
@@ -98,7 +102,7 @@ def new_result(config, manifest, manifest_sha256):
         "command": config.command,
         "preset": config.preset,
         "recipe": config.recipe,
-        "task": "classification",
+        "task": config.task,
         "config": {**config.identity(), "recipe_fields": asdict(config.full_recipe)},
         "seed": config.seed,
         "dataset": {
@@ -109,7 +113,7 @@ def new_result(config, manifest, manifest_sha256):
             "synthetic": manifest["synthetic"],
         },
         "model": {},
-        "history": {name: [] for name in HISTORY},
+        "history": {name: [] for name in history_names(config.task)},
         "metrics": {},
         "seconds": {},
         "env": environment.describe(config.precision),
@@ -167,6 +171,7 @@ def is_reportable(result):
     """Whether a result may stand in a results table."""
     return (
         result["kind"] == "train"
+        and result["task"] == "classification"
         and result["status"] == "complete"
         and result["dataset"]["name"] == "tiny-imagenet"
         and not result["dataset"]["synthetic"]

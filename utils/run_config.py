@@ -10,10 +10,12 @@ from utils.devices import DISTRIBUTIONS
 from utils.pipeline import ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.presets import get_preset
 from utils.recipes import get_recipe
+from utils.tasks import TASKS
 from utils.tiny_imagenet import DATASETS
 
 CHOICES = {
     "dataset": DATASETS,
+    "task": TASKS,
     "stem": STEMS,
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "split": SPLITS,
@@ -35,7 +37,7 @@ RECIPE_CHANGES = (
 
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
-    "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
+    "task", "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
     "initial_weights", "precision", "fast_layers", "eager", "split", "record_order",
     "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
 )  # fmt: skip
@@ -54,6 +56,7 @@ class RunConfig:
 
     preset: str = "simple"  # a name in `utils.presets.PRESETS`
     dataset: str = "tiny-imagenet"  # or "tiny-shapes"
+    task: str = "classification"  # or "localization", a box too; "segmentation", pixels
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     recipe: str = "tuned"  # a name in `utils.recipes.RECIPES`
     epochs: int | None = None  # passes over the training images
@@ -118,6 +121,16 @@ class RunConfig:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
+        if self.task == "segmentation" and self.dataset == "tiny-imagenet":
+            raise ValueError(
+                "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
+                f"Received: dataset={self.dataset!r}"
+            )
+        if self.task != "classification" and self.record_order != "shuffled":
+            raise ValueError(
+                "record_order must be shuffled for any task but classification. "
+                f"Received: {self.record_order!r}"
+            )
         if self.initial_weights and not Path(self.initial_weights).is_file():
             raise ValueError(
                 f"initial_weights must be a .keras file. Received: {self.initial_weights!r}"

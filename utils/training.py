@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from utils import environment, pipeline, results
-from utils.callbacks import REPORTED, Plateau, RunLog, reported, stop_signals
+from utils.callbacks import Plateau, RunLog, reported, stop_signals
 from utils.checkpoints import (
     DamagedCheckpoint,
     checkpoint_path,
@@ -28,6 +28,7 @@ from utils.fast_layers import accelerate
 from utils.models import build_model, count_macs, count_parameters, start_from
 from utils.recipes import compile_model
 from utils.run_folder import TrainingError, claim, used_alone
+from utils.tasks import TASKS, TITLES
 from utils.tiny_imagenet import MANIFEST, load_manifest
 
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
@@ -126,6 +127,7 @@ class _Run:
             num_classes=len(self.manifest["classes"]),
             stem=self.config.stem,
             normalization=(mean, std),
+            task=self.config.task,
             name=self.config.preset,
         )
         if self.config.batch_norm_momentum is not None:
@@ -147,7 +149,7 @@ class _Run:
         self.model = self.new_model()
         if config.initial_weights:
             kept = start_from(self.model, config.initial_weights)
-            new = "; its classifier is new" if kept else ""
+            new = f"; new: {', '.join(kept)}" if kept else ""
             print(f"Starting from {config.initial_weights}{new}.")
         as_they_are = environment.has_gpu() or self.devices.mirrored or config.eager
         if config.fast_layers and not as_they_are:
@@ -159,6 +161,8 @@ class _Run:
             config.full_recipe,
             steps=config.epochs * self.steps,
             batch_size=config.batch_size,
+            task=config.task,
+            num_classes=len(self.manifest["classes"]),
             label_smoothing=config.label_smoothing,
             ema=config.ema,
             # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
@@ -222,6 +226,7 @@ class _Run:
             self.manifest,
             batch_size=config.batch_size,
             split=config.split,
+            task=config.task,
             cache_dir=(cache_dir := self._cache_dir()),
             whole_batches=self.devices.count > 1,
         )
@@ -253,6 +258,7 @@ class _Run:
             split=config.split,
             fraction=config.fraction,
             augment=recipe.augment,
+            task=config.task,
             record_order=config.record_order,
             shuffle_window=config.shuffle_window,
             cache_dir=cache_dir,
@@ -299,7 +305,7 @@ class _Run:
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         measured = self.model.evaluate(self.evaluation, return_dict=True, verbose=0)
         self.result["metrics_ema"] = {
-            **reported(measured),
+            **reported(measured, self.config.task),
             "split": self.config.split,
         }
         self.average_weights = self.model.get_weights()
@@ -313,8 +319,18 @@ class _Run:
             save_model(final, self.folder / "model_ema.keras")
         final.set_weights(self.model.get_weights())
         save_model(final, self.folder / "model.keras")
-        probabilities = self._predict(final, self.evaluation)
-        flipped = self._predict(final, self.evaluation.map(_mirrored))
+        if self.config.task == "classification":
+            self._keep_predictions(final)
+        if results.is_kept(self.result):
+            self._keep_weights()
+        self.result["status"] = "complete"
+        self.write()
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+    def _keep_predictions(self, model):
+        """Writes what the analysis needs, and adds the accuracy with mirror images."""
+        probabilities = self._predict(model, self.evaluation)
+        flipped = self._predict(model, self.evaluation.map(_mirrored))
         labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
         labels = labels[: len(probabilities)]
         right = (probabilities + flipped).argmax(axis=1) == labels
@@ -328,11 +344,6 @@ class _Run:
                 self.config.data_dir, self.manifest, split=self.config.split
             ),
         )
-        if results.is_kept(self.result):
-            self._keep_weights()
-        self.result["status"] = "complete"
-        self.write()
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
     def _keep_weights(self):
         """Copies the final weights to where they can be committed, unless they are too large."""
@@ -358,7 +369,7 @@ class _Run:
         history = self.result["history"]
         if history["loss"]:
             self.result["metrics"] = {
-                **{name: history[f"val_{name}"][-1] for name in REPORTED},
+                **{n: history[f"val_{n}"][-1] for n in TASKS[self.config.task].reported},
                 "split": self.config.split,
             }
         results.write_result(self.result_file, self.result)
@@ -366,10 +377,12 @@ class _Run:
     def line(self, epoch):
         """The log's line about an epoch, counted from 0."""
         at = {name: values[epoch] for name, values in self.result["history"].items()}
+        shown = TASKS[self.config.task].in_percent
+        train = " ".join(f"{TITLES[name]} {at[name]:.1%}" for name in shown)
+        val = " ".join(f"{at[f'val_{name}']:.1%}" for name in shown)
         return (
-            f"epoch {epoch + 1}/{self.config.epochs} "
-            f"loss {at['loss']:.3f} top-1 {at['top1']:.1%} top-5 {at['top5']:.1%} | "
-            f"{self.config.split} {at['val_loss']:.3f} {at['val_top1']:.1%} {at['val_top5']:.1%} | "
+            f"epoch {epoch + 1}/{self.config.epochs} loss {at['loss']:.3f} {train} | "
+            f"{self.config.split} {at['val_loss']:.3f} {val} | "
             f"lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
             f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
         )

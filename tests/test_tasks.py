@@ -1,0 +1,126 @@
+import keras
+import numpy as np
+import pytest
+
+from utils.models import build_model, count_parameters, start_from
+from utils.tasks import (
+    TASKS,
+    MeanIoU,
+    cross_entropy,
+    generalized_iou,
+    intersection_over_union,
+)
+
+# Pairs of boxes: the same; a quarter shared; side by side; far apart; nothing.
+BOXES = np.float32([[0, 0, 1, 1], [0, 0, 0.4, 0.4], [0, 0, 0.5, 1], [0, 0, 0.1, 0.1], [0, 0, 0, 0]])
+OTHERS = np.float32(
+    [[0, 0, 1, 1], [0.2, 0.2, 0.6, 0.6], [0.5, 0, 1, 1], [0.9, 0.9, 1, 1], [0.5, 0.5, 1, 1]]
+)
+
+
+def test_overlap_of_boxes():
+    iou = intersection_over_union(BOXES, OTHERS)
+    np.testing.assert_allclose(iou, [1, 0.04 / 0.28, 0, 0, 0], atol=1e-6)
+    expected = [1, 0.04 / 0.28 - 0.08 / 0.36, 0, -0.98, -0.75]
+    np.testing.assert_allclose(generalized_iou(BOXES, OTHERS), expected, atol=1e-6)
+
+
+def test_mean_iou_by_hand():
+    metric = MeanIoU(4)
+    masks = np.array([[[0, 0], [1, 1]], [[2, 2], [2, 2]]])
+    said = np.array([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    metric.update_state(masks, np.eye(4)[said])
+    # Of class 0: 1 of 6; of 1: 2 of 3; of 2: nothing; 3 does not occur.
+    assert float(metric.result()) == pytest.approx((1 / 6 + 2 / 3 + 0) / 3)
+    metric.reset_state()
+    metric.update_state(masks, np.eye(4)[said], sample_weight=np.array([1.0, 0.0]))
+    assert float(metric.result()) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_loss_of_a_box_falls_with_its_distance():
+    loss = TASKS["localization"].loss(0.0)
+    logits = np.zeros((5, 200), "float32")
+    targets = np.concatenate([np.zeros((5, 1)), BOXES], axis=1).astype("float32")
+    found = np.asarray(loss(targets, np.concatenate([logits, OTHERS], axis=1)))
+    np.testing.assert_allclose(found[0], np.log(200), rtol=1e-5)
+    np.testing.assert_allclose(found[2], np.log(200) + 5 * 1.0 + 2, rtol=1e-5)
+    assert found[3] > found[2]
+
+
+def test_label_smoothing():
+    logits = np.float32([[2, 0, -1]])
+    p = np.exp(logits[0]) / np.exp(logits).sum()
+    expected = -(0.9 * np.log(p[0]) + 0.1 * np.log(p).mean())
+    np.testing.assert_allclose(cross_entropy(0.1)(np.array([0]), logits), [expected], rtol=1e-5)
+
+
+def test_metrics_of_localization():
+    metrics = {metric.name: metric for metric in TASKS["localization"].metrics(3)}
+    targets = np.float32([[0, 0, 0, 1, 1], [1, 0, 0, 1, 1], [2, 0, 0, 1, 1]])
+    right, wrong = [5, 0, 0], [5, 0, 0]
+    outputs = np.float32([[*right, 0, 0, 1, 0.6], [*wrong, 0, 0, 1, 1], [0, 0, 5, 0, 0, 1, 0.4]])
+    for metric in metrics.values():
+        metric.update_state(targets, outputs)
+    found = {name: float(metric.result()) for name, metric in metrics.items()}
+    assert found["top1"] == pytest.approx(2 / 3)
+    assert found["iou"] == pytest.approx((0.6 + 1 + 0.4) / 3)
+    assert found["localized"] == pytest.approx(1 / 3)  # wrong class; too little overlap
+    assert TASKS["localization"].reported["localized"] == "localized"
+
+
+@pytest.mark.parametrize("preset", ["simple", "simple_tail", "resnet50", "residual"])
+def test_localization_is_a_box_beside_the_logits(preset):
+    keras.utils.set_random_seed(0)
+    model = build_model(preset, num_classes=7, task="localization")
+    assert model.output.shape == (None, 11)
+    images = np.random.default_rng(0).standard_normal((3, 64, 64, 3))
+    boxes = np.asarray(model(images))[:, 7:]
+    assert np.all(boxes[:, :2] <= boxes[:, 2:])
+    assert np.all((boxes >= -0.5) & (boxes <= 1.5))
+    box = model.get_layer("box")
+    positions = model.get_layer("box_features").input.shape[1]
+    assert positions == 2  # what is where is not averaged away
+    assert box.kernel.shape[0] % positions**2 == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "stem", "parameters"),
+    [
+        ("simple", "imagenet", 521_817),
+        ("simple", "full", 521_817),
+        ("simple_tail", "imagenet", 62_001),
+        ("unet", "imagenet", 541_169),
+    ],
+)
+def test_segmentation_has_logits_for_each_pixel(preset, stem, parameters):
+    model = build_model(preset, num_classes=24, stem=stem, task="segmentation")
+    assert model.output.shape == (None, 64, 64, 25)
+    assert count_parameters(model) == parameters
+
+
+def test_a_residual_network_of_the_size_of_simple():
+    sizes = [count_parameters(build_model(name)) for name in ("simple", "residual")]
+    assert sizes == [654_200, 655_480]
+
+
+def test_other_networks_have_no_pyramid():
+    with pytest.raises(ValueError, match="resnet50 is no FishNet"):
+        build_model("resnet50", task="segmentation")
+
+
+def test_a_classifier_is_a_start_for_other_tasks(tmp_path):
+    classifier = build_model("simple", num_classes=7)
+    classifier.save(tmp_path / "classifier.keras")
+    boxes = build_model("simple", num_classes=7, task="localization")
+    assert start_from(boxes, tmp_path / "classifier.keras") == ["box"]
+    np.testing.assert_array_equal(
+        boxes.get_layer("logits").kernel, classifier.get_layer("logits").kernel
+    )
+    pixels = build_model("simple", num_classes=7, task="segmentation")
+    kept = start_from(pixels, tmp_path / "classifier.keras")
+    assert all(name.startswith("decoder") for name in kept)
+    assert len(kept) == 12
+    np.testing.assert_array_equal(
+        pixels.get_layer("head_3_block1_conv2").kernel,
+        classifier.get_layer("head_3_block1_conv2").kernel,
+    )
