@@ -62,6 +62,8 @@ def options(tmp_path):
 
 @pytest.fixture
 def stand_in(monkeypatch):
+    monkeypatch.setattr(search, "POLL", 0.05)
+
     def use(**how):
         monkeypatch.setattr(search, "_start", lambda *where: start_stand_in(*where, **how))
 
@@ -136,7 +138,7 @@ def test_a_failed_run_stops_the_sweep_and_is_tried_again(stand_in, options):
 
 
 def test_hopeless_trials_of_tpe_are_cut_short(stand_in, options):
-    stand_in(seconds=1.2)
+    stand_in(seconds=0.3)
     study = search.open_study("values", options["journal"])
     for rate in (0.9, 0.95, 0.99, 1.0, 0.1):  # four good ones, then a bad one
         study.enqueue_trial({"learning_rate": rate, "l2": 5e-4})

@@ -50,6 +50,8 @@ DEFAULTS = {
     **{"optimizer": "sgd", "learning_rate": 0.5, "width": 1 / 4, "blocks": 1},
 }
 
+POLL = 1.0  # seconds between looks at a result
+
 
 def points(name):
     """All points of a grid, as dicts."""
@@ -217,7 +219,7 @@ def _run(trial, config):
                 raise optuna.TrialPruned
             if process is None and not in_use(config.run_dir):  # by what a killed sweep has left
                 process = _start(config, log)
-            time.sleep(1)
+            time.sleep(POLL)
     finally:
         if process and process.poll() is None:
             process.send_signal(signal.SIGINT)  # the run saves itself, then ends
