@@ -11,8 +11,10 @@ val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
 
 import hashlib
 import io
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
@@ -230,3 +232,45 @@ def _check_counts(source: Archive, layout: Layout) -> None:
                     f"{source.path}: {number} {split} images of {wnid}, but Tiny ImageNet has "
                     f"{expected}; pass the complete dataset."
                 )
+
+
+def write_layout(
+    root: str | os.PathLike, wnids: list[str], words: dict[str, str], images: Iterable[tuple]
+) -> Path:
+    """Writes images with masks, and the boxes around these, in Tiny ImageNet's layout.
+
+    Args:
+        root: Folder to write into; made if missing.
+        wnids: Class ids in the order of wnids.txt.
+        words: Words of each class id.
+        images: Yields (split, wnid, base name, image, inside): split is "train" or "val", image an
+            RGB `PIL.Image` of 64x64, and inside an "L" one that is not zero where the object is.
+
+    Returns:
+        `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
+        files of 0 (background) and 1 + the class's index in sorted wnids.
+    """
+    root, boxes = Path(root), {"val": []}
+    value = {wnid: 1 + index for index, wnid in enumerate(sorted(wnids))}
+    for folder in ("val", *(f"train/{wnid}" for wnid in wnids)):
+        for name in ("images", "masks"):
+            (root / folder / name).mkdir(parents=True, exist_ok=True)
+    for split, wnid, name, image, inside in images:
+        folder = root / ("val" if split == "val" else f"train/{wnid}")
+        inside = inside.point([0] + [value[wnid]] * 255)
+        image.save(folder / "images" / f"{name}.JPEG", quality=92)
+        inside.save(folder / "masks" / f"{name}.png")
+        known = [wnid] if split == "val" else []
+        line = _line(f"{name}.JPEG", *known, *(inside.getbbox() or (0, 0, 0, 0)))
+        boxes.setdefault("val" if split == "val" else wnid, []).append(line)
+    (root / "val" / "val_annotations.txt").write_text("".join(boxes.pop("val")), "utf-8")
+    for wnid in wnids:
+        text = "".join(boxes.get(wnid, []))
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(text, "utf-8")
+    (root / "words.txt").write_text("".join(_line(*pair) for pair in words.items()), "utf-8")
+    (root / "wnids.txt").write_text("".join(map(_line, wnids)), "utf-8")
+    return root
+
+
+def _line(*fields) -> str:
+    return "\t".join(map(str, fields)) + "\n"

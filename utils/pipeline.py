@@ -7,6 +7,7 @@ is cut off and continued sees the very batches it would have seen.
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from utils.augmentation import draw_moves, move_boxes, move_images
@@ -208,6 +209,23 @@ def encoded_images(data_dir, manifest, *, split="val"):
     """
     records = _records(data_dir, manifest, *_EVALUATED[split])
     return [record["image/encoded"].numpy() for record in records]
+
+
+def target_boxes(data_dir, manifest, split="val"):
+    """The boxes of all images.
+
+    Args:
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.tiny_imagenet.load_manifest` returns for it.
+        split: `"val"`, `"holdout"`, or `"train"` for all of train.
+
+    Returns:
+        float32 (images, 4): xmin, ymin, xmax, ymax in [0, 1], in the order of the records.
+    """
+    which = _EVALUATED.get(split, ("train", None))
+    records = _records(data_dir, manifest, *which, task="localization").batch(1024)
+    boxes = [np.concatenate([r[edge] for edge in _EDGES], axis=1) for r in records]
+    return np.concatenate(boxes)
 
 
 def labelled_boxes(data_dir, manifest, *, count=32):

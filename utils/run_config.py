@@ -55,7 +55,7 @@ class RunConfig:
     """
 
     preset: str = "simple"  # a name in `utils.presets.PRESETS`
-    dataset: str = "tiny-imagenet"  # or "tiny-shapes"
+    dataset: str = "tiny-imagenet"  # or "tiny-shapes", "oxford-pets"
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     recipe: str = "tuned"  # a name in `utils.recipes.RECIPES`
@@ -123,7 +123,8 @@ class RunConfig:
             raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
-                "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
+                "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes or "
+                "oxford-pets. "
                 f"Received: dataset={self.dataset!r}"
             )
         if self.task != "classification" and self.record_order != "shuffled":

@@ -23,14 +23,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from utils import tiny_shapes
+from utils import pets, tiny_shapes
 from utils.archives import Archive, DatasetError, open_archive
 from utils.imagenet_layout import IMAGE_SIZE, ImageFile, Layout, read_image, read_layout
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
-DATASETS = ("tiny-imagenet", "tiny-shapes")
+DATASETS = ("tiny-imagenet", "tiny-shapes", "oxford-pets")
 MANIFEST = "manifest.json"
 SCHEMA = 1
 SHUFFLE_SEED = 2012
@@ -122,7 +122,8 @@ def prepare_dataset(
     """Makes the records of a dataset in `data_dir`, unless they are there.
 
     Args:
-        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset.
+        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
+            "oxford-pets" takes what tensorflow-datasets has prepared, its folder as `archive`.
         data_dir: Folder of the records.
         archive: See `convert`; not used for "tiny-shapes".
         sha256: See `convert`.
@@ -151,7 +152,7 @@ def prepare_dataset(
                 f"{data_dir} holds {found['dataset']} with {found['counts']}, not the {dataset} "
                 "asked for; choose another folder."
             )
-    if not synthetic:
+    if dataset == "tiny-imagenet":
         return convert(
             archive,
             data_dir,
@@ -162,8 +163,11 @@ def prepare_dataset(
     if manifest := _finished(data_dir, shards):
         return manifest
     with tempfile.TemporaryDirectory() as root:
-        drawn = tiny_shapes.draw_tiny_shapes(root, **shapes_options)
-        return _build(drawn, Path(data_dir), None, shards)
+        if synthetic:
+            tiny_shapes.draw_tiny_shapes(root, **shapes_options)
+        else:
+            pets.lay_out_pets(archive, root)
+        return _build(root, Path(data_dir), None, shards)
 
 
 def _at_hand(name: str, folder: str = "data") -> Path | None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from utils.imagenet_layout import write_layout
+
 PREFIX = "shape"  # of each class id: marks what is made from this dataset as synthetic
 IMAGE_SIZE = 64  # pixels
 SHAPES = ("disk", "square", "triangle", "star", "cross", "crescent")
@@ -49,48 +51,24 @@ def draw_tiny_shapes(
         `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
         files of 0 (background) and 1 + the class's index in sorted wnids.
     """
-    root = Path(root)
-    _make_folders(root / "val")
-    lines = []
-    for index, (wnid, *_) in enumerate(CLASSES):
-        boxes = []
-        _make_folders(root / "train" / wnid)
-        for number in range(train_per_class):
-            random = np.random.RandomState([seed, 0, index, number])
-            name = f"{wnid}_{number}"
-            box = _write(root / "train" / wnid, name, index, random)
-            boxes.append(_line(f"{name}.JPEG", *box))
-        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("".join(boxes), "utf-8")
-        for number in range(validation_per_class):
-            random = np.random.RandomState([seed, 1, index, number])
-            name = f"val_{number * len(CLASSES) + index}"
-            box = _write(root / "val", name, index, random)
-            lines.append(_line(f"{name}.JPEG", wnid, *box))
-    (root / "val" / "val_annotations.txt").write_text("".join(lines), "utf-8")
-    words = [_line(wnid, f"{hue} {texture} {shape}") for wnid, shape, hue, texture in CLASSES]
-    (root / "words.txt").write_text("".join(words), "utf-8")
+    words = {wnid: f"{hue} {texture} {shape}" for wnid, shape, hue, texture in CLASSES}
     # like the real one, not in sorted order
     order = np.random.RandomState(seed).permutation(len(CLASSES))
-    (root / "wnids.txt").write_text("".join(_line(CLASSES[i][0]) for i in order), "utf-8")
-    return root
+    counts = {"train": train_per_class, "val": validation_per_class}
 
+    def images():
+        for index, (wnid, *kind) in enumerate(CLASSES):
+            for split, count in counts.items():
+                for number in range(count):
+                    seeds = [seed, ["train", "val"].index(split), index, number]
+                    image, alpha = draw_image(*kind, np.random.RandomState(seeds))
+                    inside = alpha.point([0] * 128 + [255] * 128)
+                    name = f"{wnid}_{number}"
+                    if split == "val":
+                        name = f"val_{number * len(CLASSES) + index}"
+                    yield split, wnid, name, image, inside
 
-def _line(*fields) -> str:
-    return "\t".join(map(str, fields)) + "\n"
-
-
-def _make_folders(folder: Path) -> None:
-    for name in "images", "masks":
-        (folder / name).mkdir(parents=True, exist_ok=True)
-
-
-def _write(folder: Path, name: str, index: int, random: np.random.RandomState) -> tuple:
-    """Writes image and mask; returns the box, edges in pixels."""
-    image, alpha = draw_image(*CLASSES[index][1:], random)
-    inside = alpha.point([0] * 128 + [1 + index] * 128)
-    image.save(folder / "images" / f"{name}.JPEG", quality=92)
-    inside.save(folder / "masks" / f"{name}.png")
-    return inside.getbbox()
+    return write_layout(root, [CLASSES[i][0] for i in order], words, images())
 
 
 def draw_image(
