@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 from utils.ablations import runs, table, with_batch_statistics
 from utils.results import result_path, write_result
@@ -54,3 +55,6 @@ def test_the_table_of_factors(tmp_path):
     # The default's standard deviation, sqrt(2) points; the mean of two has half its variance.
     np.testing.assert_allclose(found["uncertainty"], 3**0.5)
     assert len(found) == len(changed) + 3
+    write_result(result_path(tmp_path, name), {**result, "status": "running"})
+    with pytest.raises(ValueError, match=f"{name} is not complete; run it to its end first"):
+        table(tmp_path)

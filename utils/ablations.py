@@ -63,13 +63,20 @@ def table(results_dir="report/results"):
         (of the hold-out), both fractions, points (percentage points against the mean of the
         default's seeds), uncertainty (one standard deviation of that difference, from the default's
         seeds) and run. The first row is the default.
+
+    Raises:
+        FileNotFoundError: a result is missing.
+        ValueError: a run is not complete.
     """
     names = [run.run_id for run in runs()]
     seeds = len(DEFAULT_SEEDS)
     changed = [what for what, _ in FACTORS.values()]
     names += [f"{names[0]}-batch-statistics{order}" for order in ("", "-classes")]
-    changed += ["evaluated with batch statistics", "the same, batches of few classes"]
+    changed += ["evaluated with batch statistics", "batch statistics, few classes each"]
     found = [results.read_result(results.result_path(results_dir, name)) for name in names]
+    for result in found:
+        if result["status"] != "complete":
+            raise ValueError(f"{result['run_id']} is not complete; run it to its end first.")
     top1 = 100 * np.array([result["metrics"]["top1"] for result in found])
     # An evaluation has no history: the training before it is the default's.
     train = [(r["history"] or found[0]["history"])["top1"][-1] for r in found]

@@ -301,14 +301,14 @@ def plot_ablations(table):
     left.axvspan(-noise, noise, color="0.88", label="noise between seeds")
     left.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
     left.axvline(0, color="0.3", lw=1)
-    left.set(xlabel="points of hold-out top-1, against the default")
+    left.set(xlabel="points against the default")
     left.legend(loc="lower left")
     right.hlines(table["changed"], 100 * table["top1"], 100 * table["train_top1"], color="0.7")
     for name, color in (("train_top1", "C1"), ("top1", "C0")):
         label = {"train_top1": "train", "top1": "hold-out"}[name]
         right.scatter(100 * table[name], table["changed"], color=color, label=label, zorder=3)
     right.set(xlabel="top-1, %")
-    right.legend(loc="lower right")
+    right.legend(loc="lower left")
     for axes in (left, right):
         axes.grid(visible=False, axis="y")
     return figure

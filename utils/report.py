@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typst
 
+from utils import ablations
 from utils.results import load_results
 
 
@@ -19,15 +20,18 @@ def build(root=".", **options):
         What `typst.compile` returns.
 
     Raises:
-        typst.TypstError: a result that the report cites is missing, synthetic or not complete, or
-            a figure is missing.
+        FileNotFoundError: a run of the comparison in `utils.ablations` is missing.
+        ValueError: one is not complete.
+        typst.TypstError: another result that the report cites is missing, synthetic or not
+            complete, or a figure is missing.
     """
     root = Path(root)
     runs = [result["run_id"] for result in load_results(root / "report/results")]
+    factors = ablations.table(root / "report/results").to_dict("records")
     return typst.compile(
         root / "report/report.typ",
         root=root,
-        sys_inputs={"runs": json.dumps(runs)},
+        sys_inputs={"runs": json.dumps(runs), "factors": json.dumps(factors)},
         ignore_system_fonts=True,
         timestamp=0,  # with the same fonts and time the same sources give the same bytes
         **options,
