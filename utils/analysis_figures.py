@@ -4,7 +4,7 @@ import math
 
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 from utils.analysis import expected_calibration_error, short_name
 from utils.plotting import PALETTE, WIDTH, shorten, show
@@ -24,7 +24,7 @@ def plot_size(table, report, literature):
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
     ours, theirs, others = sns.color_palette(PALETTE)[:3]
     mine = table.rename(columns={"val top-1": "top1", "MACs": "macs"})
-    mine = mine.assign(name=table["preset"] + ", " + table["recipe"])
+    mine = mine.assign(name=table["preset"] + ", " + table["recipe"], macs=mine["macs"] / 1e6)
     earlier = report.rename(columns={"val_top1": "top1"}).reset_index(names="name")
     earlier["name"] = earlier["name"].str.removesuffix("_report")
     for axes, column in zip(panels, ("parameters", "macs"), strict=True):
@@ -38,17 +38,20 @@ def plot_size(table, report, literature):
             axes.scatter(
                 points[column], points["top1"], color=color, s=26, marker=marker, label=label
             )
-            for name, x, y in points[["name", column, "top1"]].itertuples(index=False):
-                to_left = x > 4e6 * (1 if column == "parameters" else 40)
-                axes.annotate(
-                    name, (x, y), (-5 if to_left else 5, 0), textcoords="offset points",
-                    va="center", ha="right" if to_left else "left", fontsize=6.5,
+            in_order = points[["name", column, "top1"]].sort_values(column)
+            for i, (name, x, y) in enumerate(in_order.itertuples(index=False)):
+                axes.annotate(  # above and below in turn, as neighbours are close
+                    name, (x, y), (0, -5 if i % 2 else 5), textcoords="offset points",
+                    ha="center", va="top" if i % 2 else "bottom", fontsize=6.5,
                 )  # fmt: skip
         axes.set(xscale="log", ylim=(0, 0.8))
         axes.margins(x=0.3)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set(xlabel="trainable parameters", ylabel="val top-1")
-    panels[1].set(xlabel="multiply-accumulates an image")
+    panels[1].set(xlabel="million multiply-accumulates an image")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter(ScalarFormatter())
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
