@@ -15,6 +15,23 @@ STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 f
 }
 
 
+def get_stem(name):
+    """Looks up a stem.
+
+    Args:
+        name: a key of `STEMS`.
+
+    Returns:
+        (stride, pool) as there.
+
+    Raises:
+        ValueError: if there is no such stem; lists the names.
+    """
+    if name not in STEMS:
+        raise ValueError(f"`stem` must be one of {', '.join(STEMS)}. Received: stem={name!r}")
+    return STEMS[name]
+
+
 def normalize(x, normalization):
     """Applies (x - mean) / std per channel; the identity for None.
 

@@ -14,7 +14,7 @@ import functools
 import keras
 from keras import layers
 
-from utils.blocks import STEMS, bn, bn_act, classifier, conv, max_pool, normalize
+from utils.blocks import bn, bn_act, classifier, conv, get_stem, max_pool, normalize
 
 STAGES = (  # of the features f0 ... f10
     *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
@@ -61,9 +61,7 @@ def build_fishnet(
 
     Source: arXiv 1901.03495, section 3 and figure 2; `models/fishnet.py` of the authors' code.
     """
-    if stem not in STEMS:
-        raise ValueError(f"`stem` must be one of {', '.join(STEMS)}. Received: stem={stem!r}")
-    stride, pool = STEMS[stem]
+    stride, pool = get_stem(stem)
     total_stride = 8 * stride * (2 if pool else 1)
     if image_size < 1 or image_size % total_stride:
         raise ValueError(

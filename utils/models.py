@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers
 
-from utils.blocks import STEMS, classifier, normalize
+from utils.blocks import classifier, get_stem, normalize
 from utils.fishnet import build_fishnet
 from utils.presets import BaselineConfig, FishNetConfig, ResNeXtConfig, UNetConfig, get_preset
 from utils.resnext import build_resnext
@@ -60,13 +60,14 @@ def build_model(
 
 
 def _build_baseline(config, *, image_size, num_classes, stem, normalization, name):
+    stride, pool = get_stem(stem)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     application = getattr(keras.applications, config.application)
     backbone = application(
         include_top=False, weights=None, input_tensor=normalize(inputs, normalization)
     )
-    if stem != "imagenet":
-        backbone = _with_small_stem(backbone, STEMS[stem][0], config.application)
+    if not pool:
+        backbone = _with_small_stem(backbone, stride, config.application)
     x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
     for index, units in enumerate(config.hidden_units, start=1):
         x = layers.Dense(units, activation="relu", name=f"hidden_{index}")(x)

@@ -326,9 +326,7 @@ def _in_order(images, record_order):
         return images
     everything = 2**40  # images of one class, gathered before the first of them comes out
     return images.group_by_window(
-        lambda _, target: tf.cast(tf.reshape(target, [-1])[0], tf.int64),
-        lambda _, group: group,
-        everything,
+        lambda _, label: tf.cast(label, tf.int64), lambda _, group: group, everything
     )
 
 

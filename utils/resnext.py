@@ -7,7 +7,7 @@ Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Network
 import keras
 from keras import layers
 
-from utils.blocks import STEMS, bn, bn_act, classifier, conv, max_pool, normalize
+from utils.blocks import bn, bn_act, classifier, conv, get_stem, max_pool, normalize
 
 
 def build_resnext(
@@ -28,7 +28,7 @@ def build_resnext(
         A `keras.Model` from (batch, image_size, image_size, 3) to float32 logits
         (batch, num_classes).
     """
-    stride, pool = STEMS[stem]
+    stride, pool = get_stem(stem)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = normalize(inputs, normalization)
     x = conv(x, 64, 7 if pool else 3, "stem_conv", stride=stride)

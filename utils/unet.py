@@ -8,7 +8,7 @@ is as large as the input.
 import keras
 from keras import layers
 
-from utils.blocks import STEMS, bn_act, classifier, conv, normalize
+from utils.blocks import bn_act, classifier, conv, get_stem, normalize
 
 
 def build_unet(
@@ -29,9 +29,9 @@ def build_unet(
         (batch, num_classes) of the average over its last features, the layer `unet_features`.
 
     Raises:
-        ValueError: if the image size does not fit.
+        ValueError: if the stem is unknown or the image size does not fit.
     """
-    assert stem in STEMS
+    get_stem(stem)
     stride = 2 ** (config.depth - 1)
     if image_size < 1 or image_size % stride:
         raise ValueError(
