@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tensorflow.io import decode_jpeg
 
+from utils import markdown_tables as made
 from utils import results
 from utils.analysis import (
     calibration,
@@ -162,11 +163,11 @@ def test_committed_weights_give_the_committed_predictions(path):
 def test_readme_and_model_card_are_in_step_with_the_results():
     readme = Path("README.md").read_text()
     runs = results.load_results("report/results")
-    filled = results.fill_in(readme, "results", results.markdown_results(runs))
-    filled = results.fill_in(filled, "times", results.markdown_times(runs))
-    assert results.fill_in(filled, "commands", results.markdown_commands(runs)) == readme
+    filled = made.fill_in(readme, "results", made.markdown_results(runs))
+    filled = made.fill_in(filled, "times", made.markdown_times(runs))
+    assert made.fill_in(filled, "commands", made.markdown_commands(runs)) == readme
     card = Path("report/weights/README.md").read_text()
-    metrics = results.markdown_metrics(runs, "report/results")
-    assert results.fill_in(card, "metrics", metrics) == card
+    metrics = made.markdown_metrics(runs, "report/results")
+    assert made.fill_in(card, "metrics", metrics) == card
     with pytest.raises(ValueError, match="marks of section 'nothing' are missing"):
-        results.fill_in(readme, "nothing", "")
+        made.fill_in(readme, "nothing", "")

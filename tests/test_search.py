@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from utils import search
+from utils import run_process, search
 from utils.results import history_names
 
 ROOT = Path(__file__).parents[1]
@@ -41,13 +41,15 @@ with FileLock(file.with_name("lock")):
 """
 
 
-def start_stand_in(config, log, *, fails=False, seconds=0.0):
-    """Takes the place of `search._start`: top-1 grows with dropout, or with the learning rate."""
+def start_stand_in(config, *, fails=False, seconds=0.0):
+    """Takes the place of `run_process.start`: top-1 grows with dropout, or the learning rate."""
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
     result |= {"model": {"parameters": 7}, "history": {name: [] for name in history_names()}}
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
-    arguments = [str(search.result_file(config)), json.dumps(options)]
+    arguments = [str(config.result_file), json.dumps(options)]
+    log = run_process.log_file(config)
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         return subprocess.Popen(
             [sys.executable, "-c", STAND_IN, *arguments], stderr=output, start_new_session=True
@@ -56,8 +58,8 @@ def start_stand_in(config, log, *, fails=False, seconds=0.0):
 
 @pytest.fixture
 def options(tmp_path):
-    folders = {"runs_dir": str(tmp_path / "runs"), "results_dir": str(tmp_path / "results")}
-    return {"journal": tmp_path / "journal.log", "dataset": "tiny-shapes", **folders}
+    runs_dir = str(tmp_path / "runs")
+    return {"journal": tmp_path / "journal.log", "dataset": "tiny-shapes", "runs_dir": runs_dir}
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(search, "POLL", 0.05)
 
     def use(**how):
-        monkeypatch.setattr(search, "_start", lambda *where: start_stand_in(*where, **how))
+        monkeypatch.setattr(run_process, "start", lambda config: start_stand_in(config, **how))
 
     use()
     return use
@@ -155,7 +157,7 @@ def test_a_killed_sweep_goes_on(stand_in, options, study):
     keywords = {**options, "journal": str(options["journal"]), "trials": 3}
     script = f"""if True:
         import test_search as t
-        t.search._start = lambda *where: t.start_stand_in(*where, seconds=1.5)
+        t.run_process.start = lambda config: t.start_stand_in(config, seconds=1.5)
         t.search.sweep({study!r}, **{keywords!r})
     """
     path = f"{ROOT}:{ROOT / 'tests'}"
@@ -201,11 +203,11 @@ def test_two_machines_share_a_study(stand_in, options):
 def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
     called = {}
     monkeypatch.setattr(
-        search.subprocess, "Popen", lambda command, **how: called.update(how, command=command)
+        run_process.subprocess, "Popen", lambda command, **how: called.update(how, command=command)
     )
     monkeypatch.setenv("FISHNET_QUICK", "quick")
     config = search.run_config({"dropout": 0.2}, runs_dir=str(tmp_path))
-    search._start(config, Path(config.run_dir, "log.txt"))
+    run_process.start(config)
     text = " ".join(called["command"][1:])
     assert text.startswith(f"-m papermill notebooks/03_train.ipynb {config.run_dir}/03_train.ipynb")
     assert "-p dropout 0.2" in text

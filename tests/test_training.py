@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from utils import recipes, training
+from utils import outputs, recipes, training
 from utils.ablations import evaluate_with_batch_statistics
 from utils.checkpoints import (
     CheckpointError,
@@ -240,15 +240,15 @@ def test_what_a_run_leaves_behind(make_config, capsys):
 
 
 def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsys):
-    run = training._Run(make_config(weights_dir=str(tmp_path / "weights")))
-    run.folder.mkdir()
-    (run.folder / "model.keras").write_bytes(b"123")
-    monkeypatch.setattr(training, "LARGEST_KEPT_WEIGHTS", 2)
-    run._keep_weights()
+    config = make_config(weights_dir=str(tmp_path / "weights"))
+    Path(config.run_dir).mkdir()
+    Path(config.run_dir, "model.keras").write_bytes(b"123")
+    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 2)
+    outputs.keep_weights(config)
     assert "The weights stay in" in capsys.readouterr().out
     assert not (tmp_path / "weights").exists()
-    monkeypatch.setattr(training, "LARGEST_KEPT_WEIGHTS", 3)
-    run._keep_weights()
+    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 3)
+    outputs.keep_weights(config)
     assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
 
 

@@ -131,7 +131,7 @@ def evaluate_with_batch_statistics(config, record_order="shuffled"):
     Returns:
         A result of its own, written beside the run's: the metrics of this evaluation, no history.
     """
-    result = results.read_result(results.result_path(config.results_dir, config.run_id))
+    result = results.read_result(config.result_file)
     model = with_batch_statistics(keras.models.load_model(f"{config.run_dir}/model.keras"))
     compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
     batches = pipeline.evaluation_batches(
@@ -153,5 +153,5 @@ def evaluate_with_batch_statistics(config, record_order="shuffled"):
             "split": config.split,
         },
     }
-    results.write_result(results.result_path(config.results_dir, result["run_id"]), result)
+    results.write_result(config.result_file.with_name(f"{result['run_id']}.json"), result)
     return result

@@ -11,22 +11,24 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from utils import results
 from utils.fishnet import STAGES
 
 PARTS = (*STAGES, "score", "logits")
 
 
 def kept_images(predictions):
-    """The images that a run's predictions keep, with their labels.
+    """The images that a run's predictions keep, drawn at random, with their labels.
 
     Args:
         predictions: as `utils.results.load_predictions` returns them.
 
     Returns:
-        uint8 (samples, height, width, 3) and int (samples,).
+        uint8 (samples, height, width, 3) and int (samples,); the same for all runs.
     """
-    images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in predictions["jpeg"]]
-    labels = predictions["labels"][predictions["sample"]]
+    jpegs = predictions["jpeg"][: results.SAMPLES]
+    images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
+    labels = predictions["labels"][predictions["sample"][: results.SAMPLES]]
     return np.stack([np.asarray(image) for image in images]), labels.astype(int)
 
 
@@ -83,6 +85,23 @@ def gradient_norms(model, images, labels):
         part[0] += float(tf.reduce_sum(slope**2))
         part[1] += float(tf.reduce_sum(kernel.value**2))
     return {name: (slope / weight) ** 0.5 for name, (slope, weight) in squares.items()}
+
+
+def keep_gradient_norms(config, predictions):
+    """Adds `gradient_norms` to the result of a run whose weights are too large to be committed.
+
+    Args:
+        config: the `RunConfig` of the run, whose `model.keras` must be in its run_dir.
+        predictions: of any run, as `utils.results.load_predictions` returns them.
+
+    Returns:
+        The result.
+    """
+    result = results.read_result(config.result_file)
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    result["gradient_norms"] = gradient_norms(model, *kept_images(predictions))
+    results.write_result(config.result_file, result)
+    return result
 
 
 def _part(path):

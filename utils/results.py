@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,18 +9,14 @@ import numpy as np
 import pandas as pd
 
 from utils import environment
-from utils.analysis import (
-    calibration,
-    confused_images,
-    expected_calibration_error,
-    first_epoch_above,
-)
+from utils.analysis import confused_images
 from utils.checkpoints import replacing
-from utils.tasks import TASKS
+from utils.tasks import TASKS, TITLES
 
 SCHEMA = 1
 KINDS = ("train", "ablation", "benchmark")
 STATUSES = ("running", "complete", "failed")
+SAMPLES = 48  # images kept of each run, drawn at random, the same ones
 COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # of each epoch
 
 # The course report's table (E4040, Fall 2021); accuracies are fractions.
@@ -154,6 +149,20 @@ def read_result(path):
     return result
 
 
+def epoch_line(result, epoch):
+    """The log's line about an epoch, counted from 0."""
+    at = {name: values[epoch] for name, values in result["history"].items()}
+    shown = TASKS[result["task"]].in_percent
+    train = " ".join(f"{TITLES[name]} {at[name]:.1%}" for name in shown)
+    val = " ".join(f"{at[f'val_{name}']:.1%}" for name in shown)
+    return (
+        f"epoch {epoch + 1}/{result['config']['epochs']} loss {at['loss']:.3f} {train} | "
+        f"{result['dataset']['split']} {at['val_loss']:.3f} {val} | "
+        f"lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
+        f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
+    )
+
+
 def load_results(results_dir):
     """All runs that may stand in a results table: complete trainings on real Tiny ImageNet.
 
@@ -218,7 +227,7 @@ def results_table(results):
     return pd.DataFrame(rows)
 
 
-def save_predictions(path, *, probabilities, labels, manifest, images, samples=48, seed=0):
+def save_predictions(path, *, probabilities, labels, manifest, images, samples=SAMPLES, seed=0):
     """Keeps what the analysis needs of a run's predictions, in some hundred kilobytes.
 
     Args:
@@ -266,99 +275,3 @@ def load_predictions(path):
     ends = np.cumsum(kept.pop("jpeg_sizes"))
     kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
     return kept
-
-
-def markdown_results(results):
-    """The results as a Markdown table, for the README.
-
-    Args:
-        results: as `load_results` returns them.
-
-    Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| run | parameters | epochs | s / epoch | device | train top-1 | val top-1 | val top-5 "
-        "| report: train | report: val |",
-        "|---" * 10 + "|",
-    ]
-    for row in results_table(results).to_dict("records"):
-        lines.append(
-            f"| {row['run']} | {row['parameters']:,} | {row['epochs']} | {row['s / epoch']:.0f} "
-            f"| {row['device']} | {row['train top-1']:.1%} | **{row['val top-1']:.1%}** "
-            f"| {row['val top-5']:.1%} | {row['report: train top-1']:.1%} "
-            f"| {row['report: val top-1']:.1%} |"
-        )
-    return "\n".join(lines)
-
-
-def markdown_times(results):
-    """When each run passes the report's best networks, as a Markdown table.
-
-    Args:
-        results: as `load_results` returns them.
-
-    Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| run | passes its best FishNet, 18.8% | passes its ResNet, 20.2% |",
-        "|---" * 3 + "|",
-    ]
-    levels = REPORT.loc[["complex", "resnet_report"], "val_top1"]
-    for result in results:
-        passed = (first_epoch_above(result["history"], level) for level in levels)
-        lines.append(f"| {result['run_id']} | " + " | ".join(passed) + " |")
-    return "\n".join(lines)
-
-
-def markdown_metrics(results, results_dir, weights_dir="report/weights"):
-    """What the model card says of each kept network, as a Markdown table.
-
-    Args:
-        results: as `load_results` returns them.
-        results_dir: folder of their predictions.
-        weights_dir: folder of the kept weights.
-
-    Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| weights | parameters | top-1 | top-5 | cross-entropy | calibration error |",
-        "|---" * 6 + "|",
-    ]
-    for result in results:
-        run_id, metrics = result["run_id"], result["metrics"]
-        if (Path(weights_dir) / f"{run_id}.keras").exists():
-            predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
-            error = expected_calibration_error(calibration(predictions))
-            lines.append(
-                f"| `{run_id}.keras` | {result['model']['parameters']:,} | {metrics['top1']:.1%} "
-                f"| {metrics['top5']:.1%} | {metrics['loss']:.3f} | {error:.1%} |"
-            )
-    return "\n".join(lines)
-
-
-def markdown_commands(results):
-    """The command of each run as a Markdown code block."""
-    return "\n".join(["```", *(result["command"] for result in results), "```"])
-
-
-def fill_in(text, section, content):
-    """Puts content between the marks `<!-- section: … -->` and `<!-- end of section -->`.
-
-    Args:
-        text: a Markdown text.
-        section: name in the marks.
-        content: what shall stand between them.
-
-    Returns:
-        The new text.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    marks = re.compile(rf"(<!-- {section}:[^>]*-->\n).*?(<!-- end of {section} -->)", re.DOTALL)
-    if not marks.search(text):
-        raise ValueError(f"The marks of section {section!r} are missing.")
-    return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)

@@ -10,6 +10,7 @@ from utils.devices import DISTRIBUTIONS
 from utils.pipeline import ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.presets import get_preset
 from utils.recipes import get_recipe
+from utils.results import result_path
 from utils.tasks import TASKS
 from utils.tiny_imagenet import DATASETS
 
@@ -90,7 +91,7 @@ class RunConfig:
     ema: float = 0.0  # momentum of an average of the weights, evaluated beside them; 0: none
     cache: str = "memory"  # where decoded images are kept; "file": in run_dir
     run_dir: str | None = None  # None: runs/<what distinguishes this run>
-    results_dir: str = "report/results"  # result JSONs of real runs
+    results_dir: str | None = None  # of the JSON; None: report/results, of drawn images run_dir
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
     checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
     distribution: str = "auto"  # over all GPUs; "none": the first device alone
@@ -179,6 +180,12 @@ class RunConfig:
     def run_id(self):
         """Base name of the run's folder and of its result."""
         return Path(self.run_dir).name
+
+    @property
+    def result_file(self):
+        """Where the result JSON is. Unless asked to, a run on drawn images stays in its folder."""
+        usual = self.run_dir if self.dataset == "tiny-shapes" else "report/results"
+        return result_path(self.results_dir or usual, self.run_id)
 
     @property
     def command(self):

@@ -8,11 +8,6 @@ goes on from its last checkpoint.
 import contextlib
 import datetime
 import itertools
-import os
-import shlex
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,10 +17,11 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
-from utils import results
+from utils import results, run_process
 from utils.ablations import COMMON, DEFAULT_SEEDS, noise_of
 from utils.run_config import RunConfig
 from utils.run_folder import in_use
+from utils.run_process import complete_result
 
 # Usual learning rates with these networks and the schedule of `tuned`; a sweep tries a third and
 # three times of each.
@@ -85,12 +81,6 @@ def run_config(point, *, seed=0, runs_dir="runs", **options):
     name = "-".join(["search", *parts] if parts else ["why-default"]).replace("_", "-")
     run_dir = f"{runs_dir}/{name}-seed{seed}"
     return RunConfig(**{**COMMON, **options, **changes, "seed": seed, "run_dir": run_dir})
-
-
-def result_file(config):
-    """Where the result of a run is; that of a synthetic dataset is in its folder."""
-    synthetic = config.dataset == "tiny-shapes"
-    return results.result_path(config.run_dir if synthetic else config.results_dir, config.run_id)
 
 
 def open_study(name, journal):
@@ -200,7 +190,7 @@ def _line_up(study, runs_dir):
 
 def _run(trial, config):
     """Runs a trial in a process of its own, unless its result is there; returns its top-1."""
-    file, log = result_file(config), Path(config.run_dir, "log.txt")
+    file = config.result_file
     process, reported = None, 0
     try:
         while True:
@@ -214,32 +204,15 @@ def _run(trial, config):
                     process.wait()
                 return result["metrics"]["top1"]
             if ended:
-                raise RuntimeError(f"{config.run_id} failed; see the end of {log}.")
+                raise run_process.failed(config)
             if reported and trial.should_prune():
                 raise optuna.TrialPruned
             if process is None and not in_use(config.run_dir):  # by what a killed sweep has left
-                process = _start(config, log)
+                process = run_process.start(config)
             time.sleep(POLL)
     finally:
-        if process and process.poll() is None:
-            process.send_signal(signal.SIGINT)  # the run saves itself, then ends
-            process.wait()
-
-
-def _start(config, log):
-    """Starts 03_train with papermill, its output in `log`."""
-    _, notebook, _, *parameters = shlex.split(config.command)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", notebook, str(log.with_name("03_train.ipynb"))]
-    env = {name: value for name, value in os.environ.items() if name != "FISHNET_QUICK"}
-    with log.open("w") as output:
-        return subprocess.Popen(
-            [*command, *parameters, "--no-progress-bar"],
-            env=env,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is passed on once, by `_run`
-        )
+        if process:
+            run_process.stop(process)
 
 
 def _say(study, trial):
@@ -267,11 +240,11 @@ def table(name, *, seeds=DEFAULT_SEEDS, **options):
         default's seeds), uncertainty (one standard deviation of that difference), parameters,
         seconds (of the median epoch) and run.
     """
-    default = [_complete(run_config({}, seed=seed, **options)) for seed in seeds]
+    default = [complete_result(run_config({}, seed=seed, **options)) for seed in seeds]
     default = 100 * np.array([result["metrics"]["top1"] for result in default if result])
     rows = []
     for point in points(name):
-        result = _complete(run_config(point, **options))
+        result = complete_result(run_config(point, **options))
         if result:
             top1, history = result["metrics"]["top1"], result["history"]
             rows.append(
@@ -287,10 +260,3 @@ def table(name, *, seeds=DEFAULT_SEEDS, **options):
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _complete(config):
-    """The result of a run, or None as long as it is not complete."""
-    file = result_file(config)
-    result = results.read_result(file) if file.exists() else {"status": ""}
-    return result if result["status"] == "complete" else None

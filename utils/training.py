@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from utils import environment, pipeline, results
 from utils.callbacks import Plateau, RunLog, reported, stop_signals
@@ -19,19 +18,17 @@ from utils.checkpoints import (
     checkpoint_path,
     checkpoints_in,
     read_checkpoint,
-    replacing,
     save_checkpoint,
     save_model,
 )
 from utils.devices import find_devices
 from utils.fast_layers import accelerate
 from utils.models import build_model, count_macs, count_parameters, start_from
+from utils.outputs import keep_predictions, keep_weights
 from utils.recipes import compile_model
 from utils.run_folder import TrainingError, claim, used_alone
-from utils.tasks import TASKS, TITLES
+from utils.tasks import TASKS
 from utils.tiny_imagenet import MANIFEST, load_manifest
-
-LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
 
 
 def train(config):
@@ -62,7 +59,7 @@ def train(config):
             if run.result["status"] == "complete":
                 print(f"{config.run_id} is complete; nothing to do. Its log:")
                 for epoch in range(config.epochs):
-                    print(run.line(epoch))
+                    print(results.epoch_line(run.result, epoch))
                 return run.result
             with run.devices.scope():
                 run.build()
@@ -107,8 +104,7 @@ class _Run:
                 f"{self.devices.count}. Received: {config.batch_size}"
             )
         self.leads = self.devices.process == 0
-        in_results = config.results_dir if not self.manifest["synthetic"] else config.run_dir
-        self.result_file = results.result_path(in_results, config.run_id)
+        self.result_file = config.result_file
         self.result = results.new_result(config, self.manifest, self.manifest_sha256)
         self.result["env"]["devices"] = self.devices.count
         if self.result_file.exists() and (self.folder / "model.keras").exists():
@@ -320,47 +316,14 @@ class _Run:
         final.set_weights(self.model.get_weights())
         save_model(final, self.folder / "model.keras")
         if self.config.task == "classification":
-            self._keep_predictions(final)
+            self.result["metrics_flip"] = keep_predictions(
+                self.config, final, self.evaluation, self.manifest, self.result
+            )
         if results.is_kept(self.result):
-            self._keep_weights()
+            keep_weights(self.config)
         self.result["status"] = "complete"
         self.write()
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
-
-    def _keep_predictions(self, model):
-        """Writes what the analysis needs, and adds the accuracy with mirror images."""
-        probabilities = self._predict(model, self.evaluation)
-        flipped = self._predict(model, self.evaluation.map(_mirrored))
-        labels = np.concatenate([batch[1].numpy() for batch in self.evaluation])
-        labels = labels[: len(probabilities)]
-        right = (probabilities + flipped).argmax(axis=1) == labels
-        self.result["metrics_flip"] = {"top1": float(right.mean()), "split": self.config.split}
-        results.save_predictions(
-            results.predictions_path(self.result_file, self.folder, self.result),
-            probabilities=probabilities,
-            labels=labels,
-            manifest=self.manifest,
-            images=pipeline.encoded_images(
-                self.config.data_dir, self.manifest, split=self.config.split
-            ),
-        )
-
-    def _keep_weights(self):
-        """Copies the final weights to where they can be committed, unless they are too large."""
-        weights = (self.folder / "model.keras").read_bytes()
-        if len(weights) > LARGEST_KEPT_WEIGHTS:
-            print(
-                f"The weights stay in {self.folder}: {len(weights) / 2**20:.0f} MiB are too large"
-            )
-            return
-        with replacing(Path(self.config.weights_dir) / f"{self.config.run_id}.keras") as file:
-            file.write(weights)
-
-    def _predict(self, model, batches):
-        """Probabilities (images, classes), without those of blank images."""
-        size = pipeline.evaluation_size(self.manifest, self.config.split)
-        logits = model.predict(batches, verbose=0)  # labels are passed over
-        return keras.ops.convert_to_numpy(keras.ops.softmax(logits))[:size]
 
     def write(self):
         """Writes the result JSON as it stands."""
@@ -373,19 +336,6 @@ class _Run:
                 "split": self.config.split,
             }
         results.write_result(self.result_file, self.result)
-
-    def line(self, epoch):
-        """The log's line about an epoch, counted from 0."""
-        at = {name: values[epoch] for name, values in self.result["history"].items()}
-        shown = TASKS[self.config.task].in_percent
-        train = " ".join(f"{TITLES[name]} {at[name]:.1%}" for name in shown)
-        val = " ".join(f"{at[f'val_{name}']:.1%}" for name in shown)
-        return (
-            f"epoch {epoch + 1}/{self.config.epochs} loss {at['loss']:.3f} {train} | "
-            f"{self.config.split} {at['val_loss']:.3f} {val} | "
-            f"lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
-            f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
-        )
 
     def is_due(self, epoch, step):
         """Whether to save after a step; its epoch's end is not meant."""
@@ -405,7 +355,7 @@ class _Run:
             self.result["history"][name].append(value)
         self.result["seconds"]["total"] = sum(self.result["history"]["seconds"])
         if self.leads:
-            print(self.line(epoch), flush=True)
+            print(results.epoch_line(self.result, epoch), flush=True)
         last = epoch + 1 == self.config.epochs
         due = (epoch + 1) * self.steps % self.checkpoint_steps == 0
         if last or due or self.signals:
@@ -442,7 +392,3 @@ class _Run:
             f"are kept in {self.folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         )
-
-
-def _mirrored(images, *rest):
-    return images[:, :, ::-1], *rest

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from utils import comparison, pipeline, run_process
+from utils.tiny_imagenet import load_manifest
+
+
+def test_networks_are_compared_in_pairs():
+    runs = comparison.runs("localization")
+    assert [*runs][:2] == [("FishNet", 0), ("FishNet", 1)]
+    assert runs["its tail alone", 1].run_dir == "runs/localization-simple-tail-seed1"
+    assert len({run.run_id for run in runs.values()}) == 6
+    (settings,) = {
+        (run.task, run.kind, run.epochs, run.fraction, run.recipe, run.split)
+        for run in runs.values()
+    }
+    assert settings == ("localization", "ablation", 5, 1.0, "tuned", "val")
+    pixels = comparison.runs("segmentation")
+    assert pixels["U-Net", 0].dataset == "tiny-shapes"
+    file = pixels["U-Net", 0].result_file  # of drawn images, and to be committed all the same
+    assert str(file) == "report/results/segmentation-unet-seed0.json"
+
+
+def test_differences_are_those_of_pairs():
+    def result(top1, parameters):
+        metrics = dict.fromkeys(("iou", "localized"), 0.5) | {"top1": top1}
+        return {"metrics": metrics, "model": {"parameters": parameters}}
+
+    found = {("FishNet", 0): result(0.40, 7), ("FishNet", 1): result(0.50, 7)}
+    found |= {("tail", 0): result(0.30, 5), ("tail", 1): result(0.46, 5)}
+    rows = comparison.table("localization", found)
+    tail = rows.loc["tail"]
+    assert (tail["parameters"], tail["top1"]) == (5, pytest.approx(0.38))
+    assert tail["top1 apart"] == pytest.approx(-7)  # -10 and -4
+    assert tail["top1 error"] == pytest.approx(3)
+    assert rows.loc["FishNet", ["top1 apart", "top1 error"]].tolist() == [0, 0]
+    assert tail["iou apart"] == 0
+
+
+def test_trivial_boxes(shapes):
+    rows = comparison.trivial_boxes(shapes, load_manifest(shapes))
+    boxes = pipeline.target_boxes(shapes, load_manifest(shapes))
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    assert rows.loc["whole image", "iou"] == pytest.approx((width * height).mean(), rel=1e-5)
+    mean = pipeline.target_boxes(shapes, load_manifest(shapes), "train").mean(axis=0)
+    np.testing.assert_allclose(rows.loc["mean box of train", "box"], mean, atol=0.0051)
+    assert rows["iou"].between(0, 1).all()
+    assert rows["half"].between(0, 1).all()
+
+
+def test_all_background(shapes):
+    manifest = load_manifest(shapes)
+    found = comparison.majority_class(shapes, manifest)
+    boxes = pipeline.target_boxes(shapes, manifest)
+    outside = 1 - np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean()
+    assert outside < found["accuracy"] < 1  # a shape fills part of its box
+    assert found["iou"] == pytest.approx(found["accuracy"] / 25)  # nothing of the 24 classes
+
+
+def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
+    """The first run ends well, the second does not, and is the only one to be tried again."""
+    runs = comparison.runs("segmentation", runs_dir=str(tmp_path), results_dir=None, seeds=(0,))
+    first, second, _ = runs.values()
+    tried = []
+
+    class Process:
+        def __init__(self, config):
+            tried.append(config)
+
+        def wait(self):
+            pass
+
+        def poll(self):
+            return 0
+
+    results = {first: {"task": "segmentation", "run_id": "first"}}
+    monkeypatch.setattr(run_process, "start", Process)
+    monkeypatch.setattr(run_process, "complete_result", results.get)
+    monkeypatch.setattr(run_process.results, "epoch_line", lambda *_: "a line")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="segmentation-simple-tail-seed0 failed; see .*txt"):
+            run_process.run_missing([first, second])
+    assert tried == [second, second]
+    results[second] = {"run_id": "second"}
+    assert run_process.run_missing([first, second]) == [results[first], results[second]]
+    assert len(tried) == 2
