@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from utils import run_process, search
+from utils import run_process, search, search_figures
 from utils.results import history_names
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,7 @@ def test_a_grid(stand_in, options, capsys):
     del options["journal"]
     rows = search.table("dropout", **options)
     assert rows["dropout"].tolist() == [0.0, 0.2, 0.5]
+    assert rows["changed"].tolist() == ["0", "0.2", "0.5"]
     assert rows["points"].tolist() == pytest.approx([0, 10, 40])
     assert rows["run"].tolist()[0] == "why-default-seed0"
 
@@ -214,6 +216,18 @@ def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
     assert "-p split holdout" in text
     assert re.search(r"-p fraction 0\.333", text)
     assert "FISHNET_QUICK" not in called["env"]
+
+
+def test_figure_of_sizes():
+    """A line for each width; a point, with its number of blocks, for each network."""
+    points = search.points("size")
+    rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, seconds=60.0)
+    panels = search_figures.plot_sizes(rows).axes
+    for axes in panels:
+        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 3]
+        assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 3
+    assert panels[0].lines[0].get_xdata()[0] == 1  # million
+    assert panels[0].lines[0].get_ydata()[0] == 20  # percent
 
 
 def test_unknown_study():

@@ -252,6 +252,17 @@ def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsy
     assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
 
 
+def test_kept_weights_need_no_run_folder(make_config, tmp_path):
+    config = make_config(weights_dir=str(tmp_path / "weights"))
+    Path(config.run_dir).mkdir()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(f"{config.run_dir}/model.keras")
+    outputs.kept_model(config)
+    shutil.rmtree(config.run_dir)
+    for ours, theirs in zip(outputs.kept_model(config).weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_folder_in_use_is_refused(make_config):
     config = make_config()
     Path(config.run_dir).mkdir()

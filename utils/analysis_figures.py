@@ -14,7 +14,8 @@ def plot_size(table, report, literature):
     """Val top-1 against parameters and against MACs: our runs, the report's and published networks.
 
     Args:
-        table: as `utils.results.results_table` returns it.
+        table: as `utils.results.results_table` returns it; of several runs of a preset and a
+            recipe, the longest is shown.
         report: `utils.results.REPORT`; its MACs are not known.
         literature: `utils.results.LITERATURE`.
 
@@ -23,36 +24,38 @@ def plot_size(table, report, literature):
     """
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
     ours, theirs, others = sns.color_palette(PALETTE)[:3]
-    mine = table.rename(columns={"val top-1": "top1", "MACs": "macs"})
-    mine = mine.assign(name=table["preset"] + ", " + table["recipe"], macs=mine["macs"] / 1e6)
+    mine = table.sort_values("epochs").drop_duplicates(["preset", "recipe"], keep="last")
+    mine = mine.rename(columns={"val top-1": "top1", "MACs": "macs", "preset": "name"})
+    mine["macs"] /= 1e6
     earlier = report.rename(columns={"val_top1": "top1"}).reset_index(names="name")
     earlier["name"] = earlier["name"].str.removesuffix("_report")
+    groups = [(mine[mine["recipe"] == "tuned"], ours, "o", ours, "this project, tuned")]
+    groups += [(mine[mine["recipe"] == "report"], ours, "o", "white", "the report's recipe, here")]
+    groups += [(earlier, theirs, "s", theirs, "earlier report")]
+    groups += [(literature, others, "^", others, "published")]
     for axes, column in zip(panels, ("parameters", "macs"), strict=True):
-        for points, color, marker, label in (
-            (mine, ours, "o", "this project"),
-            (earlier, theirs, "s", "earlier report"),
-            (literature, others, "^", "published"),
-        ):
+        for points, color, marker, inside, label in groups:
             if column not in points:
                 continue
             axes.scatter(
-                points[column], points["top1"], color=color, s=26, marker=marker, label=label
-            )
-            in_order = points[["name", column, "top1"]].sort_values(column)
-            for i, (name, x, y) in enumerate(in_order.itertuples(index=False)):
-                axes.annotate(  # above and below in turn, as neighbours are close
-                    name, (x, y), (0, -5 if i % 2 else 5), textcoords="offset points",
-                    ha="center", va="top" if i % 2 else "bottom", fontsize=6.5,
+                points[column], points["top1"], s=26, marker=marker, label=label,
+                edgecolor=color, facecolor=inside,
+            )  # fmt: skip
+            for name, x, y in points[["name", column, "top1"]].itertuples(index=False):
+                left = x < points[column].max()  # only the largest has room on its right
+                axes.annotate(
+                    name, (x, y), (-5 if left else 5, 0), textcoords="offset points",
+                    ha="right" if left else "left", va="center", fontsize=7,
                 )  # fmt: skip
         axes.set(xscale="log", ylim=(0, 0.8))
-        axes.margins(x=0.3)
+        axes.margins(x=0.35)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set(xlabel="trainable parameters", ylabel="val top-1")
     panels[1].set(xlabel="million multiply-accumulates an image")
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].xaxis.set_major_formatter(ScalarFormatter())
     panels[1].xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

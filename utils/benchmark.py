@@ -73,7 +73,7 @@ def speed(
     """Images/s of training and inference on a constant uint8 batch.
 
     Args:
-        preset: name of the network, or the three fields of a `FishNetConfig`.
+        preset: name of the network, or the fields of a `FishNetConfig`, in order.
         precision: Keras dtype policy.
         xla: whether to compile with XLA; JAX always does.
         fast_layers: whether to use `utils.fast_layers`.

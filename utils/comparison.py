@@ -40,12 +40,13 @@ COMPARISONS = {
 }
 
 
-def runs(task, *, runs_dir="runs", seeds=SEEDS, **options):
+def runs(task, *, runs_dir="runs", networks=None, seeds=SEEDS, **options):
     """All runs of a comparison.
 
     Args:
         task: in `COMPARISONS`.
         runs_dir: folder of the runs' folders.
+        networks: names in tables; None for all.
         seeds: the same for each network.
         **options: fields of `RunConfig` to set otherwise.
 
@@ -62,6 +63,7 @@ def runs(task, *, runs_dir="runs", seeds=SEEDS, **options):
             **common,
         )
         for name, preset in comparison.networks.items()
+        if networks is None or name in networks
         for seed in seeds
     }
 
@@ -91,6 +93,19 @@ def table(task, found):
                 f"{metric} error": pd.Series(points).sem(),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def styled(rows):
+    """A table of `table`, to be shown in a notebook."""
+    formats = {
+        name: "{:+.1f}"
+        if name.endswith("apart")
+        else "{:.1f}"
+        if name.endswith("error")
+        else "{:.1%}"
+        for name in rows.columns[1:]
+    }
+    return rows.style.format({"parameters": "{:,}", **formats}, na_rep="–")
 
 
 def trivial_boxes(data_dir, manifest, split="val"):

@@ -25,6 +25,21 @@ def keep_weights(config):
         file.write(weights)
 
 
+def kept_model(config):
+    """Loads the network of a complete run; its weights are to be committed from then on.
+
+    Args:
+        config: its `RunConfig`.
+
+    Returns:
+        The `keras.Model`.
+    """
+    kept = Path(config.weights_dir) / f"{config.run_id}.keras"
+    if not kept.exists():
+        keep_weights(config)
+    return keras.models.load_model(kept)
+
+
 def keep_predictions(config, model, batches, manifest, result):
     """Writes what the analysis needs of a classifier.
 

@@ -49,7 +49,7 @@ def save_figure(figure, name, folder="figures"):
 
 
 def plot_curves(results):
-    """Loss and top-1 by epoch, training dashed and evaluation solid.
+    """Loss and top-1 by epoch, training dashed and evaluation solid; a row for each recipe.
 
     Args:
         results: list of results (see `utils.results`); without a top-1, as in segmentation, the IoU
@@ -58,24 +58,30 @@ def plot_curves(results):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
-    for color, result in zip(sns.color_palette(PALETTE), results, strict=False):
-        history = result["history"]
-        epochs = range(1, len(history["loss"]) + 1)
-        label = f"{result['preset']}, {result['recipe']}"
-        split = result["metrics"]["split"]
-        shown = "top1" if "top1" in history else "iou"
-        for axes, name in ((left, "loss"), (right, shown)):
-            axes.plot(epochs, history[name], "--", color=color, label=f"{label}: train")
-            axes.plot(
-                epochs, history[f"val_{name}"], "o-", ms=3, color=color, label=f"{label}: {split}"
-            )
-    left.set(title="Cross-entropy", xlabel="epoch", ylabel="loss", ylim=(0, None))
-    right.set(title="Accuracy", xlabel="epoch", ylabel=TITLES[shown], ylim=(0, None))
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    recipes = list(dict.fromkeys(result["recipe"] for result in results))
+    figure, rows = plt.subplots(
+        len(recipes), 2, figsize=(WIDTH, 2.1 * len(recipes) + 0.5), squeeze=False
+    )
+    shown = "top1" if "top1" in results[0]["history"] else "iou"
+    for recipe, (left, right) in zip(recipes, rows, strict=True):
+        runs = [result for result in results if result["recipe"] == recipe]
+        for color, result in zip(sns.color_palette(PALETTE), runs, strict=False):
+            history = result["history"]
+            epochs = range(1, len(history["loss"]) + 1)
+            for axes, name in ((left, "loss"), (right, shown)):
+                axes.plot(epochs, history[name], "--", color=color)
+                axes.plot(epochs, history[f"val_{name}"], "o-", ms=2.5, color=color)
+            left.plot([], [], color=color, label=f"{result['preset']}, {len(epochs)} epochs")
+        left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
+        left.legend(fontsize=7)
+        right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    splits = " or ".join(dict.fromkeys(result["metrics"]["split"] for result in results))
+    handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
+    figure.legend(handles, ["train", splits], loc="outside lower center", ncols=2)
     return figure
 
 

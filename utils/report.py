@@ -6,7 +6,7 @@ from pathlib import Path
 import typst
 
 from utils import ablations
-from utils.results import load_results
+from utils.results import REPORT, load_results
 
 
 def build(root=".", **options):
@@ -31,7 +31,11 @@ def build(root=".", **options):
     return typst.compile(
         root / "report/report.typ",
         root=root,
-        sys_inputs={"runs": json.dumps(runs), "factors": json.dumps(factors)},
+        sys_inputs={
+            "runs": json.dumps(runs),
+            "factors": json.dumps(factors),
+            "earlier": REPORT.to_json(orient="index"),
+        },
         ignore_system_fonts=True,
         timestamp=0,  # with the same fonts and time the same sources give the same bytes
         **options,

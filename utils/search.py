@@ -218,12 +218,15 @@ def _run(trial, config):
 def _say(study, trial):
     """Prints a line when a trial has ended."""
     states = [other.state for other in study.get_trials(deepcopy=False)]
-    values = (f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in trial.params.values())
-    what = ", ".join(f"{name} {v}" for name, v in zip(trial.params, values, strict=True))
+    what = ", ".join(f"{name} {_shown(value)}" for name, value in trial.params.items())
     complete = trial.state == TrialState.COMPLETE
     said = f"top-1 {trial.value:.1%}" if complete else trial.state.name.lower()
     left = states.count(TrialState.WAITING)
     print(f"{study.study_name}: {what}: {said}; {left} in line", flush=True)
+
+
+def _shown(value):
+    return f"{value:.3g}" if isinstance(value, float) else f"{value}"
 
 
 def table(name, *, seeds=DEFAULT_SEEDS, **options):
@@ -235,10 +238,10 @@ def table(name, *, seeds=DEFAULT_SEEDS, **options):
         **options: see `run_config`.
 
     Returns:
-        `pandas.DataFrame`, a row a point that has been run, in the grid's order: its values, top1
-        and train_top1 (fractions), points (percentage points of top-1 against the mean of the
-        default's seeds), uncertainty (one standard deviation of that difference), parameters,
-        seconds (of the median epoch) and run.
+        `pandas.DataFrame`, a row a point that has been run, in the grid's order: its values and
+        `changed`, which names them; top1 and train_top1 (fractions); points (percentage points of
+        top-1 against the mean of the default's seeds) and uncertainty (one standard deviation of
+        that difference); parameters, and run.
     """
     default = [complete_result(run_config({}, seed=seed, **options)) for seed in seeds]
     default = 100 * np.array([result["metrics"]["top1"] for result in default if result])
@@ -246,16 +249,16 @@ def table(name, *, seeds=DEFAULT_SEEDS, **options):
     for point in points(name):
         result = complete_result(run_config(point, **options))
         if result:
-            top1, history = result["metrics"]["top1"], result["history"]
+            top1 = result["metrics"]["top1"]
             rows.append(
                 {
                     **point,
+                    "changed": " × ".join(_shown(value) for value in point.values()),
                     "top1": top1,
-                    "train_top1": history["top1"][-1],
+                    "train_top1": result["history"]["top1"][-1],
                     "points": 100 * top1 - default.mean(),
                     "uncertainty": noise_of(default),
                     "parameters": result["model"]["parameters"],
-                    "seconds": float(np.median(history["seconds"])),
                     "run": result["run_id"],
                 }
             )

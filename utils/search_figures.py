@@ -9,8 +9,7 @@ def plot_variants(tables):
     """What each value of each study gains or loses against the default.
 
     Args:
-        tables: dict of title: what `utils.search.table` returns, with a column `changed` that
-            names each row.
+        tables: dict of title: what `utils.search.table` returns.
 
     Returns:
         The matplotlib `Figure`.
@@ -40,7 +39,7 @@ def plot_sizes(table):
     """Top-1 of each width and depth against parameters and against time; the numbers are blocks.
 
     Args:
-        table: as `utils.search.table` returns it for the study `size`.
+        table: as `utils.search.table` returns it for the study `size`, and seconds an epoch.
 
     Returns:
         The matplotlib `Figure`.
