@@ -35,6 +35,12 @@ def test_a_cited_result_that_is_missing(project):
         build(project)
 
 
+def test_a_study_that_is_not_complete(project):
+    (project / "report/results/search-dropout-0.5-seed0.json").unlink()
+    with pytest.raises(ValueError, match="Study dropout is not complete; run .*06_search.ipynb"):
+        build(project)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

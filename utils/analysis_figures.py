@@ -278,7 +278,7 @@ def plot_gradient_norms(norms):
         The matplotlib `Figure`.
     """
     rows = math.ceil(len(norms) / 2)
-    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 2.3 * rows), sharey=True)
+    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 1.9 * rows), sharey=True)
     for axes in panels.flat[len(norms) :]:
         axes.set_axis_off()
     for axes, (title, by_part) in zip(panels.flat, norms.items(), strict=False):

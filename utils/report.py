@@ -5,8 +5,10 @@ from pathlib import Path
 
 import typst
 
-from utils import ablations
+from utils import ablations, search
 from utils.results import REPORT, load_results
+
+STUDIES = ("down_sampling", "activation", "dropout")  # what the report cites
 
 
 def build(root=".", **options):
@@ -21,25 +23,34 @@ def build(root=".", **options):
 
     Raises:
         FileNotFoundError: a run of the comparison in `utils.ablations` is missing.
-        ValueError: one is not complete.
+        ValueError: one is not complete, or a study of `utils.search` is not.
         typst.TypstError: another result that the report cites is missing, synthetic or not
             complete, or a figure is missing.
     """
     root = Path(root)
     runs = [result["run_id"] for result in load_results(root / "report/results")]
     factors = ablations.table(root / "report/results").to_dict("records")
+    studies = {name: _study(name, root / "report/results") for name in STUDIES}
     return typst.compile(
         root / "report/report.typ",
         root=root,
         sys_inputs={
             "runs": json.dumps(runs),
             "factors": json.dumps(factors),
+            "studies": json.dumps(studies),
             "earlier": REPORT.to_json(orient="index"),
         },
         ignore_system_fonts=True,
         timestamp=0,  # with the same fonts and time the same sources give the same bytes
         **options,
     )
+
+
+def _study(name, results_dir):
+    rows = search.table(name, results_dir=str(results_dir))
+    if len(rows) < len(search.points(name)):
+        raise ValueError(f"Study {name} is not complete; run notebooks/06_search.ipynb first.")
+    return rows.to_dict("records")
 
 
 if __name__ == "__main__":
