@@ -41,11 +41,18 @@ def plot_size(table, report, literature):
                 points[column], points["top1"], s=26, marker=marker, label=label,
                 edgecolor=color, facecolor=inside,
             )  # fmt: skip
+            ends = points[column].min(), points[column].max()
             for name, x, y in points[["name", column, "top1"]].itertuples(index=False):
-                left = x < points[column].max()  # only the largest has room on its right
+                offset, side = (0, 5), ("center", "bottom")
+                if y == points["top1"].min():
+                    offset, side = (0, -5), ("center", "top")
+                if x == ends[0]:  # beside it, where no other of the group is
+                    offset, side = (-5, 0), ("right", "center")
+                elif x == ends[1]:
+                    offset, side = (5, 0), ("left", "center")
                 axes.annotate(
-                    name, (x, y), (-5 if left else 5, 0), textcoords="offset points",
-                    ha="right" if left else "left", va="center", fontsize=7,
+                    name, (x, y), offset, textcoords="offset points",
+                    ha=side[0], va=side[1], fontsize=7,
                 )  # fmt: skip
         axes.set(xscale="log", ylim=(0, 0.8))
         axes.margins(x=0.35)
@@ -111,7 +118,7 @@ def plot_reliability(tables):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(0.62 * WIDTH, 3.0))
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.8))
     axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
     for (run, table), color in zip(tables.items(), sns.color_palette(PALETTE), strict=False):
         error = expected_calibration_error(table)
@@ -120,7 +127,7 @@ def plot_reliability(tables):
     axes.set(xlabel="probability of the first guess", ylabel="share that is right", aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 

@@ -73,7 +73,7 @@ def plot_curves(results):
                 axes.plot(epochs, history[f"val_{name}"], "o-", ms=2.5, color=color)
             left.plot([], [], color=color, label=f"{result['preset']}, {len(epochs)} epochs")
         left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
-        left.legend(fontsize=7)
+        left.legend(fontsize=7, loc="lower left", frameon=True)
         right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         for axes in (left, right):
