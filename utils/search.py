@@ -9,19 +9,23 @@ import contextlib
 import datetime
 import itertools
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
-from optuna.trial import TrialState
 
 from utils import results, run_process
 from utils.ablations import COMMON, DEFAULT_SEEDS, noise_of
 from utils.run_config import RunConfig
 from utils.run_folder import in_use
 from utils.run_process import complete_result
+
+with warnings.catch_warnings():  # in a notebook tqdm, which optuna imports, misses ipywidgets
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import optuna
+    from optuna.trial import TrialState
 
 # Usual learning rates with these networks and the schedule of `tuned`; a sweep tries a third and
 # three times of each.
