@@ -261,6 +261,20 @@ def test_kept_weights_need_no_run_folder(make_config, tmp_path):
     shutil.rmtree(config.run_dir)
     for ours, theirs in zip(outputs.kept_model(config).weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    shutil.rmtree(config.weights_dir)
+    with pytest.raises(FileNotFoundError, match=r"weights of run .*run.json it is trained again"):
+        outputs.kept_model(config)
+
+
+def test_weights_that_are_too_large_to_keep_can_be_loaded(make_config, tmp_path, monkeypatch):
+    config = make_config(weights_dir=str(tmp_path / "weights"))
+    Path(config.run_dir).mkdir()
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(
+        f"{config.run_dir}/model.keras"
+    )
+    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 2)
+    assert outputs.kept_model(config).count_params() == 3
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_folder_in_use_is_refused(make_config):

@@ -33,11 +33,21 @@ def kept_model(config):
 
     Returns:
         The `keras.Model`.
+
+    Raises:
+        FileNotFoundError: its weights are nowhere; says how to have them made again.
     """
     kept = Path(config.weights_dir) / f"{config.run_id}.keras"
-    if not kept.exists():
+    own = Path(config.run_dir, "model.keras")
+    if not kept.exists() and own.exists():
         keep_weights(config)
-    return keras.models.load_model(kept)
+    file = kept if kept.exists() else own  # where too large ones stay
+    if not file.exists():
+        raise FileNotFoundError(
+            f"The weights of {config.run_id} are neither {kept} nor {own}. Without "
+            f"{config.result_file} it is trained again."
+        )
+    return keras.models.load_model(file)
 
 
 def keep_predictions(config, model, batches, manifest, result):
