@@ -8,7 +8,7 @@ import typst
 from utils import ablations, search
 from utils.results import REPORT, load_results
 
-STUDIES = ("down_sampling", "activation", "dropout")  # what the report cites
+STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # what the report cites
 
 
 def build(root=".", **options):

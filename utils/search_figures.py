@@ -1,6 +1,7 @@
 """The figures of `06_search`."""
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 from utils.plotting import WIDTH
 
@@ -52,6 +53,10 @@ def plot_sizes(table):
                 where = (getattr(row, x) / unit, 100 * row.top1)
                 axes.annotate(row.blocks, where, xytext=(4, 4), textcoords="offset points")
         axes.set(xscale="log")
+        axes.margins(x=0.1, y=0.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set(xlabel="million parameters", ylabel="hold-out top-1, %")
     panels[1].set(xlabel="seconds an epoch")
     panels[1].legend(title="width, times the paper's", loc="lower right")
