@@ -81,6 +81,8 @@ def test_localization_is_a_box_beside_the_logits(preset):
     positions = model.get_layer("box_features").input.shape[1]
     assert positions == 2  # what is where is not averaged away
     assert box.kernel.shape[0] % positions**2 == 0
+    # However many features there are, the first step of an optimizer moves a box as far.
+    assert model.get_layer("box_rescaling").scale == pytest.approx(box.kernel.shape[0] ** -0.5)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ def _with_box(classifier, num_classes):
     """Adds a box, from the features before the last average: where a thing is, is known there."""
     pooling = [x for x in classifier.layers if isinstance(x, layers.GlobalAveragePooling2D)][-1]
     x = layers.Flatten(name="box_features")(pooling.input)
+    # Thousands of features: with a rate of 0.5 the first steps would drive the sigmoid to its ends.
+    x = layers.Rescaling(x.shape[-1] ** -0.5, name="box_rescaling")(x)
     x = layers.Dense(4, activation="sigmoid", dtype="float32", name="box")(x)
     centre, size = ops.split(x, 2, axis=-1)
     outputs = [classifier.output, centre - size / 2, centre + size / 2]
