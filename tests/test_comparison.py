@@ -24,13 +24,13 @@ def test_networks_are_compared_in_pairs():
 def test_differences_are_those_of_pairs():
     def result(top1, parameters):
         metrics = dict.fromkeys(("iou", "localized"), 0.5) | {"top1": top1}
-        return {"metrics": metrics, "model": {"parameters": parameters}}
+        return {"metrics": metrics, "model": {"parameters": parameters, "macs": 9}}
 
     found = {("FishNet", 0): result(0.40, 7), ("FishNet", 1): result(0.50, 7)}
     found |= {("tail", 0): result(0.30, 5), ("tail", 1): result(0.46, 5)}
     rows = comparison.table("localization", found)
     tail = rows.loc["tail"]
-    assert (tail["parameters"], tail["top1"]) == (5, pytest.approx(0.38))
+    assert (tail["parameters"], tail["macs"], tail["top1"]) == (5, 9, pytest.approx(0.38))
     assert tail["top1 apart"] == pytest.approx(-7)  # -10 and -4
     assert tail["top1 error"] == pytest.approx(3)
     assert rows.loc["FishNet", ["top1 apart", "top1 error"]].tolist() == [0, 0]

@@ -76,13 +76,14 @@ def table(task, found):
         found: dict of results by (name, seed), the first network's first.
 
     Returns:
-        `pandas.DataFrame`, a row a network: parameters, and for each metric its mean (a fraction),
-        `<metric> apart`, its mean distance from the first network, and `<metric> error`, the
-        standard error of that over pairs of the same seed, both in percentage points.
+        `pandas.DataFrame`, a row a network: parameters, macs (multiply-accumulates an image), and
+        for each metric its mean (a fraction), `<metric> apart`, its mean distance from the first
+        network, and `<metric> error`, the standard error of that over pairs of the same seed, both
+        in percentage points.
     """
     names = list(dict.fromkeys(name for name, _ in found))
     seeds = list(dict.fromkeys(seed for _, seed in found))
-    rows = {name: {"parameters": found[name, seeds[0]]["model"]["parameters"]} for name in names}
+    rows = {name: dict(found[name, seeds[0]]["model"]) for name in names}
     for metric in COMPARISONS[task].metrics:
         values = np.array([[found[n, s]["metrics"][metric] for s in seeds] for n in names])
         apart = 100 * (values - values[0])
@@ -103,9 +104,9 @@ def styled(rows):
         else "{:.1f}"
         if name.endswith("error")
         else "{:.1%}"
-        for name in rows.columns[1:]
+        for name in rows.columns[2:]
     }
-    return rows.style.format({"parameters": "{:,}", **formats}, na_rep="–")
+    return rows.style.format({"parameters": "{:,}", "macs": "{:,}", **formats}, na_rep="–")
 
 
 def trivial_boxes(data_dir, manifest, split="val"):
