@@ -35,9 +35,16 @@ def test_a_cited_result_that_is_missing(project):
         build(project)
 
 
-def test_a_study_that_is_not_complete(project):
-    (project / "report/results/search-dropout-0.5-seed0.json").unlink()
-    with pytest.raises(ValueError, match="Study dropout is not complete; run .*06_search.ipynb"):
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("search-dropout-0.5-seed0", "Study dropout is not complete; run .*06_search.ipynb"),
+        ("segmentation-unet-seed1", "Comparison segmentation is not complete; run .*07_region"),
+    ],
+)
+def test_a_comparison_that_is_not_complete(project, run, message):
+    (project / f"report/results/{run}.json").unlink()
+    with pytest.raises(ValueError, match=message):
         build(project)
 
 

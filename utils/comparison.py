@@ -26,7 +26,6 @@ COMPARISONS = {
         networks={
             "FishNet": "simple",
             "its tail alone": "simple_tail",
-            "residual network": "residual",
         },
         metrics=("top1", "iou", "localized"),
         options={"epochs": 5},

@@ -83,26 +83,27 @@ def plot_comparison(tables):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, len(tables), figsize=(WIDTH, 2.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(tables), figsize=(WIDTH, 2.6), squeeze=False)
+    names = dict.fromkeys(name for table in tables.values() for name in table.index[1:])
+    colors = dict(zip(names, sns.color_palette(PALETTE), strict=False))
     for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
         metrics = [name.removesuffix(" apart") for name in table if name.endswith(" apart")]
         others = table.iloc[1:]
         places = np.arange(len(metrics))
         height = 0.8 / len(others)
-        palette = sns.color_palette(PALETTE)
         for i, (name, row) in enumerate(others.iterrows()):
             axes.barh(
                 places + (i - (len(others) - 1) / 2) * height,
                 [row[f"{metric} apart"] for metric in metrics],
                 height,
                 xerr=[row[f"{metric} error"] for metric in metrics],
-                color=palette[i],
-                label=name,
+                color=colors[name],
             )
         axes.set_yticks(places, [TITLES[metric] for metric in metrics])
         axes.invert_yaxis()
         axes.axvline(0, color="0.3", lw=1)
         axes.grid(visible=False, axis="y")
         axes.set(title=title, xlabel=f"points against {table.index[0]}")
-        axes.legend(loc="best", fontsize=7)
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors))
     return figure

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import typst
 
-from utils import ablations, search
+from utils import ablations, comparison, search
 from utils.results import REPORT, load_results
+from utils.run_process import complete_result
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # what the report cites
 
@@ -23,7 +24,8 @@ def build(root=".", **options):
 
     Raises:
         FileNotFoundError: a run of the comparison in `utils.ablations` is missing.
-        ValueError: one is not complete, or a study of `utils.search` is not.
+        ValueError: one is not complete, or a study of `utils.search` or a comparison of
+            `utils.comparison` is not.
         typst.TypstError: another result that the report cites is missing, synthetic or not
             complete, or a figure is missing.
     """
@@ -31,6 +33,7 @@ def build(root=".", **options):
     runs = [result["run_id"] for result in load_results(root / "report/results")]
     factors = ablations.table(root / "report/results").to_dict("records")
     studies = {name: _study(name, root / "report/results") for name in STUDIES}
+    compared = {task: _compared(task, root / "report/results") for task in comparison.COMPARISONS}
     return typst.compile(
         root / "report/report.typ",
         root=root,
@@ -38,6 +41,7 @@ def build(root=".", **options):
             "runs": json.dumps(runs),
             "factors": json.dumps(factors),
             "studies": json.dumps(studies),
+            "compared": json.dumps(compared),
             "earlier": REPORT.to_json(orient="index"),
         },
         ignore_system_fonts=True,
@@ -51,6 +55,17 @@ def _study(name, results_dir):
     if len(rows) < len(search.points(name)):
         raise ValueError(f"Study {name} is not complete; run notebooks/06_search.ipynb first.")
     return rows.to_dict("records")
+
+
+def _compared(task, results_dir):
+    runs = comparison.runs(task, results_dir=str(results_dir))
+    found = {key: complete_result(config) for key, config in runs.items()}
+    if None in found.values():
+        raise ValueError(
+            f"Comparison {task} is not complete; run notebooks/07_region_and_pixel.ipynb first."
+        )
+    rows = comparison.table(task, found)
+    return rows.rename_axis("network").reset_index().to_dict("records")
 
 
 if __name__ == "__main__":
