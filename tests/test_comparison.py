@@ -9,7 +9,7 @@ def test_networks_are_compared_in_pairs():
     runs = comparison.runs("localization")
     assert [*runs][:2] == [("FishNet", 0), ("FishNet", 1)]
     assert runs["its tail alone", 1].run_dir == "runs/localization-simple-tail-seed1"
-    assert len({run.run_id for run in runs.values()}) == 4
+    assert len({run.run_id for run in runs.values()}) == 6
     (settings,) = {
         (run.task, run.kind, run.epochs, run.fraction, run.recipe, run.split)
         for run in runs.values()

@@ -26,6 +26,7 @@ COMPARISONS = {
         networks={
             "FishNet": "simple",
             "its tail alone": "simple_tail",
+            "residual network": "residual",
         },
         metrics=("top1", "iou", "localized"),
         options={"epochs": 5},
