@@ -8,14 +8,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from utils.checkpoints import checkpoints_in
+from utils.training.checkpoints import checkpoints_in
 
 CHILD = """
 import dataclasses, json, sys
-from utils.presets import PRESETS, FishNetConfig
-from utils.recipes import RECIPES
-from utils.run_config import RunConfig
-from utils.training import train
+from utils.models.presets import PRESETS, FishNetConfig
+from utils.training.recipes import RECIPES
+from utils.training.config import RunConfig
+from utils.training.run import train
 planes = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
 PRESETS["small"] = FishNetConfig(planes, (1,) * 10, (0,) * 6)
 options, recipe = json.loads(sys.argv[1]), json.loads(sys.argv[2])

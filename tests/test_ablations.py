@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.ablations import runs, table, with_batch_statistics
-from utils.results import result_path, write_result
+from utils.experiments.ablations import runs, table, with_batch_statistics
+from utils.training.results import result_path, write_result
 
 
 def test_each_run_changes_one_thing():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from layouts import SHARDS, assert_refused, jpeg, pack_tar, pack_zip, sample_files
 
-from utils import archives, tiny_imagenet
-from utils.tiny_imagenet import DatasetError, convert
+from utils.data import archives, tfrecords
+from utils.data.tfrecords import DatasetError, convert
 
 
 def remove(name):
@@ -142,8 +142,8 @@ def test_the_official_url_has_its_sha256(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(archives, "_download", lambda *a: asked.append(a) or tmp_path / "none")
     with pytest.raises(DatasetError):
-        convert(tiny_imagenet.OFFICIAL_URL, tmp_path / "records")
-    assert asked == [(tiny_imagenet.OFFICIAL_URL, tiny_imagenet.OFFICIAL_SHA256)]
+        convert(tfrecords.OFFICIAL_URL, tmp_path / "records")
+    assert asked == [(tfrecords.OFFICIAL_URL, tfrecords.OFFICIAL_SHA256)]
 
 
 def test_an_archive_in_data_is_taken_instead_of_the_official_url(
@@ -152,8 +152,8 @@ def test_an_archive_in_data_is_taken_instead_of_the_official_url(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     tar = pack_tar(layout, tmp_path / "data" / "tiny-imagenet-200.tar.xz")
-    convert(tiny_imagenet.OFFICIAL_URL, "records", **SHARDS)
+    convert(tfrecords.OFFICIAL_URL, "records", **SHARDS)
     assert "Taking data/tiny-imagenet-200.tar.xz" in capsys.readouterr().out
     pack_zip(layout, tar.with_name("tiny-imagenet-200.zip"))  # not the official one
-    with pytest.raises(DatasetError, match=f"expected {tiny_imagenet.OFFICIAL_SHA256}"):
-        convert(tiny_imagenet.OFFICIAL_URL, "again")
+    with pytest.raises(DatasetError, match=f"expected {tfrecords.OFFICIAL_SHA256}"):
+        convert(tfrecords.OFFICIAL_URL, "again")

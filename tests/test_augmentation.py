@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.augmentation import CROP_PADDING, draw_moves, move_boxes, move_images
+from utils.data.augmentation import CROP_PADDING, draw_moves, move_boxes, move_images
 
 
 def moves(rows, columns, mirrored):

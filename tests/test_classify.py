@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.classify import ImageError, classify, load_classifier, read_image
+from utils.analysis.classify import ImageError, classify, load_classifier, read_image
 
 WORDS = ["red", "green", "blue"]
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from utils import comparison, pipeline, run_process
-from utils.tiny_imagenet import load_manifest
+from utils.data import pipeline
+from utils.data.tfrecords import load_manifest
+from utils.experiments import comparison, processes
 
 
 def test_networks_are_compared_in_pairs():
@@ -74,13 +75,13 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
             return 0
 
     results = {first: {"task": "segmentation", "run_id": "first"}}
-    monkeypatch.setattr(run_process, "start", Process)
-    monkeypatch.setattr(run_process, "complete_result", results.get)
-    monkeypatch.setattr(run_process.results, "epoch_line", lambda *_: "a line")
+    monkeypatch.setattr(processes, "start", Process)
+    monkeypatch.setattr(processes, "complete_result", results.get)
+    monkeypatch.setattr(processes.results, "epoch_line", lambda *_: "a line")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="segmentation-simple-tail-seed0 failed; see .*txt"):
-            run_process.run_missing([first, second])
+            processes.run_missing([first, second])
     assert tried == [second, second]
     results[second] = {"run_id": "second"}
-    assert run_process.run_missing([first, second]) == [results[first], results[second]]
+    assert processes.run_missing([first, second]) == [results[first], results[second]]
     assert len(tried) == 2

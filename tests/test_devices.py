@@ -10,8 +10,8 @@ import pytest
 from processes import start, stop_after_a_checkpoint
 
 from utils.devices import find_devices
-from utils.results import read_result
-from utils.run_config import RunConfig
+from utils.training.config import RunConfig
+from utils.training.results import read_result
 
 TWO_CPUS = """
 import os

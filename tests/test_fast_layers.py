@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import fast_layers
-from utils.fast_layers import accelerate
-from utils.fishnet import build_fishnet
-from utils.presets import FishNetConfig
+from utils.models import fast_layers
+from utils.models.fast_layers import accelerate
+from utils.models.fishnet import build_fishnet
+from utils.models.presets import FishNetConfig
 
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
 

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from matplotlib.patches import FancyArrowPatch
 
-from utils.fish_figure import draw_fish
-from utils.fishnet import STAGES, build_fishnet
-from utils.models import count_parameters
-from utils.presets import PRESETS, FishNetConfig
+from utils.figures.fish import draw_fish
+from utils.models.build import count_parameters
+from utils.models.fishnet import STAGES, build_fishnet
+from utils.models.presets import PRESETS, FishNetConfig
 
 TINY = FishNetConfig(
     network_planes=[8, 8, 16, 16, 16, 16, 16, 8, 8, 16, 16],

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.imagenet import MEAN, STD, evaluate_folder, read_image
+from utils.analysis.imagenet import MEAN, STD, evaluate_folder, read_image
 
 
 def save(path, pixels):

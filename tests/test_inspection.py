@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from utils.fishnet import build_fishnet
-from utils.inspection import PARTS, grad_cam, gradient_norms
-from utils.presets import FishNetConfig
+from utils.analysis.gradients import PARTS, grad_cam, gradient_norms
+from utils.models.fishnet import build_fishnet
+from utils.models.presets import FishNetConfig
 
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
 

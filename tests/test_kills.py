@@ -8,9 +8,9 @@ import pytest
 from processes import start, stop_after_a_checkpoint
 
 from utils import environment
-from utils.checkpoints import checkpoints_in
-from utils.results import SCHEMA, read_result, write_result
-from utils.run_config import RunConfig
+from utils.training.checkpoints import checkpoints_in
+from utils.training.config import RunConfig
+from utils.training.results import SCHEMA, read_result, write_result
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "report/results/kills.json"

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.models import build_model, count_macs, count_parameters
-from utils.presets import PRESETS, BaselineConfig
+from utils.models.build import build_model, count_macs, count_parameters
+from utils.models.presets import PRESETS, BaselineConfig
 
 
 @pytest.mark.parametrize(

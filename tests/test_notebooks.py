@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from utils.environment import REPOSITORY
-from utils.run_config import RunConfig
+from utils.training.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

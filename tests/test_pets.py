@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import pipeline
-from utils.tiny_imagenet import DatasetError, prepare_dataset
+from utils.data import pipeline
+from utils.data.tfrecords import DatasetError, prepare_dataset
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

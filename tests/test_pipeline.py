@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import pipeline
-from utils.tiny_imagenet import load_manifest
+from utils.data import pipeline
+from utils.data.tfrecords import load_manifest
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from utils.presets import PRESETS, FishNetConfig, get_preset
+from utils.models.presets import PRESETS, FishNetConfig, get_preset
 
 SIMPLE = dataclasses.asdict(PRESETS["simple"])
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.fishnet import STAGES, build_fishnet
-from utils.presets import PRESETS, FishNetConfig
-from utils.pretrained import load_torch_state_dict, torch_variables
+from utils.models.fishnet import STAGES, build_fishnet
+from utils.models.presets import PRESETS, FishNetConfig
+from utils.models.torch_weights import load_torch_state_dict, torch_variables
 
 ROOT = Path(__file__).parents[1]
 REFERENCES = {  # config, image size, classes, images
@@ -152,9 +152,9 @@ def test_small_model_on_jax():
         import json
         import jax, keras
         import test_pretrained as t
-        import utils.blocks
+        import utils.models.blocks
         # All weights are replaced; zeros spare JAX compiling a random initializer for each shape.
-        utils.blocks.initializer = lambda *_: "zeros"
+        utils.models.blocks.initializer = lambda *_: "zeros"
         model, x = t.build_reference("small_64")
         expected = t.read_reference("small_64")
         weights = [w.value for w in model.trainable_weights]

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.models import build_model
-from utils.pyramid import pyramid_outputs
+from utils.models.build import build_model
+from utils.models.pyramid import pyramid_outputs
 
 SIZES = {"imagenet": (2, 64), "half": (1, 32), "full": (0, 16)}  # first level, image size
 
@@ -41,7 +41,7 @@ def test_errors_name_the_rule():
 @pytest.fixture
 def backbone():
     pytest.importorskip("keras_hub")
-    from utils.hub import FishNetBackbone
+    from utils.models.keras_hub import FishNetBackbone
 
     keras.utils.set_random_seed(0)
     return FishNetBackbone(build_model("simple", normalization=([127.0] * 3, [70.0] * 3)))

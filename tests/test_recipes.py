@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.recipes import RECIPES, SGD, Adam, WarmupLinearDecay, get_recipe, make_optimizer
+from utils.training.recipes import RECIPES, SGD, Adam, WarmupLinearDecay, get_recipe, make_optimizer
 
 
 def test_schedule_rises_then_falls_to_zero():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typst
 
-from utils.report import build
+from utils.analysis.report import build
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from tensorflow.io import decode_jpeg
 
-from utils import markdown_tables as made
-from utils import results
-from utils.analysis import (
+from utils.analysis import tables as made
+from utils.analysis.predictions import (
     calibration,
     confused_images,
     confused_pairs,
@@ -16,8 +15,9 @@ from utils.analysis import (
     first_epoch_above,
     per_class_accuracy,
 )
-from utils.checkpoints import replacing
-from utils.models import count_parameters
+from utils.models.build import count_parameters
+from utils.training import results
+from utils.training.checkpoints import replacing
 
 
 def make_result(**changes):

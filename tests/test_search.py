@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from utils import run_process, search, search_figures
-from utils.results import history_names
+from utils.experiments import processes, search
+from utils.figures import search as search_figures
+from utils.training.results import history_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,13 +44,13 @@ with FileLock(file.with_name("lock")):
 
 
 def start_stand_in(config, *, fails=False, seconds=0.0):
-    """Takes the place of `run_process.start`: top-1 grows with dropout, or the learning rate."""
+    """Takes the place of `processes.start`: top-1 grows with dropout, or the learning rate."""
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
     result |= {"model": {"parameters": 7}, "history": {name: [] for name in history_names()}}
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
     arguments = [str(config.result_file), json.dumps(options)]
-    log = run_process.log_file(config)
+    log = processes.log_file(config)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         return subprocess.Popen(
@@ -68,7 +69,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(search, "POLL", 0.05)
 
     def use(**how):
-        monkeypatch.setattr(run_process, "start", lambda config: start_stand_in(config, **how))
+        monkeypatch.setattr(processes, "start", lambda config: start_stand_in(config, **how))
 
     use()
     return use
@@ -205,11 +206,11 @@ def test_two_machines_share_a_study(stand_in, options):
 def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
     called = {}
     monkeypatch.setattr(
-        run_process.subprocess, "Popen", lambda command, **how: called.update(how, command=command)
+        processes.subprocess, "Popen", lambda command, **how: called.update(how, command=command)
     )
     monkeypatch.setenv("FISHNET_QUICK", "quick")
     config = search.run_config({"dropout": 0.2}, runs_dir=str(tmp_path))
-    run_process.start(config)
+    processes.start(config)
     text = " ".join(called["command"][1:])
     assert text.startswith(f"-m papermill notebooks/03_train.ipynb {config.run_dir}/03_train.ipynb")
     assert "-p dropout 0.2" in text

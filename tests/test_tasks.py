@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.models import build_model, count_parameters, start_from
-from utils.tasks import (
+from utils.models.build import build_model, count_parameters, start_from
+from utils.training.tasks import (
     TASKS,
     MeanIoU,
     cross_entropy,

@@ -14,8 +14,8 @@ import pytest
 from layouts import CLASSES, SHARDS, TRAIN, VAL, assert_refused, jpeg, pack_tar, pack_zip, records
 from PIL import Image
 
-from utils import imagenet_layout, tiny_imagenet
-from utils.tiny_imagenet import DatasetError, convert, load_manifest, prepare_dataset
+from utils.data import tfrecords, tiny_imagenet
+from utils.data.tfrecords import DatasetError, convert, load_manifest, prepare_dataset
 
 
 def test_records_hold_exactly_what_the_layout_holds(layout, tmp_path):
@@ -114,15 +114,15 @@ def test_records_are_shuffled_over_the_whole_split(layout, tmp_path):
 
 def test_holdout_has_fifty_a_class_from_a_fixed_seed(layout):
     images = [
-        imagenet_layout.ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
+        tfrecords.ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
         for wnid, number in (("n01", 120), ("n02", 61))
         for i in range(number)
     ]
-    sample = imagenet_layout.Layout(["n01", "n02"], [], False, {"train": images})
-    names = tiny_imagenet._holdout(sample)
+    sample = tfrecords.Layout(["n01", "n02"], [], False, {"train": images})
+    names = tfrecords._holdout(sample)
     assert Counter(name[:3] for name in names) == {"n01": 50, "n02": 30}
     assert names == sorted(set(names))
-    assert names == tiny_imagenet._holdout(sample)
+    assert names == tfrecords._holdout(sample)
     assert names[:3] == ["n01_101.JPEG", "n01_106.JPEG", "n01_11.JPEG"]
 
 
@@ -202,10 +202,10 @@ def test_never_touches_a_users_folder(layout, tmp_path):
 
 def test_official_classes_are_held_to_the_official_counts(layout, tmp_path, monkeypatch):
     digest = hashlib.sha256(b"n01\nn02\nn03").hexdigest()
-    monkeypatch.setattr(imagenet_layout, "OFFICIAL_CLASSES_SHA256", digest)
+    monkeypatch.setattr(tiny_imagenet, "OFFICIAL_CLASSES_SHA256", digest)
     assert_refused(layout, "6 train images of n01", "500")
     counts = {"train": TRAIN, "validation": VAL}
-    monkeypatch.setattr(imagenet_layout, "OFFICIAL_CLASS_COUNTS", counts)
+    monkeypatch.setattr(tiny_imagenet, "OFFICIAL_CLASS_COUNTS", counts)
     assert convert(layout, tmp_path / "records")["dataset"] == "tiny-imagenet"
 
 
@@ -229,9 +229,9 @@ def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_full_disk_while_writing(layout, tmp_path, packed):
     archive = pack_tar(layout, tmp_path / "a.tar.xz") if packed else layout
-    code = f"from utils.tiny_imagenet import convert; convert({str(archive)!r}, 'records')"
+    code = f"from utils.data.tfrecords import convert; convert({str(archive)!r}, 'records')"
     before = sorted(os.listdir(tmp_path))
-    root = Path(tiny_imagenet.__file__).parents[1]
+    root = Path(tfrecords.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

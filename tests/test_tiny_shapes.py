@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import tiny_shapes
-from utils.tiny_imagenet import prepare_dataset
-from utils.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
+from utils.data import tiny_shapes
+from utils.data.tfrecords import prepare_dataset
+from utils.data.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
 
 
 def files(root):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_pretrained import build_reference, fill_weights, read_reference, relative_error
 
-from utils import imagenet
-from utils.presets import PRESETS
-from utils.pretrained import convert_torch_checkpoint, read_torch_checkpoint
+from utils.analysis import imagenet
+from utils.models.presets import PRESETS
+from utils.models.torch_weights import convert_torch_checkpoint, read_torch_checkpoint
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def test_the_command(tmp_path):
     """FishNet-99 as a bare state dict, converted as the README says."""
     torch.save(tensors("fishnet99_224"), tmp_path / "fishnet99.pth")
     files = [str(tmp_path / "fishnet99.pth"), "fishnet99", str(tmp_path / "fishnet99.keras")]
-    command = [sys.executable, "-m", "utils.pretrained", *files]
+    command = [sys.executable, "-m", "utils.models.torch_weights", *files]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].endswith("fishnet99.keras written")

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from utils import outputs, recipes, training
-from utils.ablations import evaluate_with_batch_statistics
-from utils.checkpoints import (
+from utils.data.tfrecords import DatasetError
+from utils.experiments.ablations import evaluate_with_batch_statistics
+from utils.models.build import build_model
+from utils.models.presets import PRESETS, FishNetConfig
+from utils.training import predictions, recipes, run
+from utils.training.checkpoints import (
     CheckpointError,
     checkpoints_in,
     read_checkpoint,
     save_checkpoint,
 )
-from utils.models import build_model
-from utils.presets import PRESETS, FishNetConfig
-from utils.results import is_reportable, load_predictions, read_result
-from utils.run_config import RunConfig
-from utils.tiny_imagenet import DatasetError
-from utils.training import TrainingError, train
+from utils.training.config import RunConfig
+from utils.training.results import is_reportable, load_predictions, read_result
+from utils.training.run import TrainingError, train
 
 # As little of a FishNet as there can be: tracing is what takes the time here.
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
@@ -49,7 +49,7 @@ def killed(monkeypatch):
     """Trains, but ends as if killed once that many epochs are written."""
 
     def train_until(config, epochs):
-        end_epoch = training._Run.end_epoch
+        end_epoch = run._Run.end_epoch
 
         def end(run, epoch, measured):
             end_epoch(run, epoch, measured)
@@ -57,7 +57,7 @@ def killed(monkeypatch):
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(training._Run, "end_epoch", end)
+            patch.setattr(run._Run, "end_epoch", end)
             with pytest.raises(Killed):
                 train(config)
 
@@ -243,12 +243,12 @@ def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsy
     config = make_config(weights_dir=str(tmp_path / "weights"))
     Path(config.run_dir).mkdir()
     Path(config.run_dir, "model.keras").write_bytes(b"123")
-    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 2)
-    outputs.keep_weights(config)
+    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
+    predictions.keep_weights(config)
     assert "The weights stay in" in capsys.readouterr().out
     assert not (tmp_path / "weights").exists()
-    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 3)
-    outputs.keep_weights(config)
+    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 3)
+    predictions.keep_weights(config)
     assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
 
 
@@ -257,13 +257,13 @@ def test_kept_weights_need_no_run_folder(make_config, tmp_path):
     Path(config.run_dir).mkdir()
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.save(f"{config.run_dir}/model.keras")
-    outputs.kept_model(config)
+    predictions.kept_model(config)
     shutil.rmtree(config.run_dir)
-    for ours, theirs in zip(outputs.kept_model(config).weights, model.weights, strict=True):
+    for ours, theirs in zip(predictions.kept_model(config).weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     shutil.rmtree(config.weights_dir)
     with pytest.raises(FileNotFoundError, match=r"weights of run .*run.json it is trained again"):
-        outputs.kept_model(config)
+        predictions.kept_model(config)
 
 
 def test_weights_that_are_too_large_to_keep_can_be_loaded(make_config, tmp_path, monkeypatch):
@@ -272,8 +272,8 @@ def test_weights_that_are_too_large_to_keep_can_be_loaded(make_config, tmp_path,
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(
         f"{config.run_dir}/model.keras"
     )
-    monkeypatch.setattr(outputs, "LARGEST_KEPT_WEIGHTS", 2)
-    assert outputs.kept_model(config).count_params() == 3
+    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
+    assert predictions.kept_model(config).count_params() == 3
     assert not (tmp_path / "weights").exists()
 
 

@@ -1,0 +1,276 @@
+"""The layout of Tiny ImageNet: which images there are, of which class, and reading one of them.
+
+wnids.txt                           class ids (WordNet), one a line
+words.txt                           id, tab, words
+train/<wnid>/images/*.JPEG          train images of a class
+train/<wnid>/<wnid>_boxes.txt       file, x0, y0, x1, y1; tab-separated; optional
+val/images/*.JPEG                   validation images
+val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
+.../masks/*.png                     beside images/, optional: 0 background, 1 + class index
+"""
+
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from utils.data.archives import Archive, DatasetError
+
+IMAGE_SIZE = 64  # pixels, both sides
+# sha256 of the official 200 wnids, sorted and joined by newlines; the images of a class they have.
+OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
+OFFICIAL_CLASS_COUNTS = {"train": 500, "validation": 50}
+
+
+class ImageFile(NamedTuple):
+    """One image of the dataset and what is known of it."""
+
+    name: str  # path in the archive
+    wnid: str
+    boxes: tuple = ()  # of (xmin, ymin, xmax, ymax): fractions of the image's sides
+    mask: str | None = None  # path in the archive
+
+
+class Layout(NamedTuple):
+    """All images of the dataset."""
+
+    classes: list[str]  # sorted wnids
+    words: list[str]  # in the order of classes
+    official: bool  # whether the classes are the official 200
+    splits: dict[str, list[ImageFile]]  # "train", "validation": sorted by name
+
+
+def read_layout(source: Archive) -> Layout:
+    """Lists the images of a dataset in Tiny ImageNet's layout.
+
+    Box coordinates are divided by the image's size as they stand, and clipped to [0, 1]: pixel
+    x begins at x / 64, and the official boxes, which end at 63 at most, stay short of 1.
+
+    Args:
+        source: The open archive.
+
+    Returns:
+        The layout, complete and consistent.
+
+    Raises:
+        DatasetError: Missing or extra class folders, a class without an image, images without
+            annotation or annotations without image, unknown wnids, malformed lines, or other
+            counts than the official ones for the official classes.
+    """
+    classes = sorted(source.read_text("wnids.txt").split())
+    if not classes or len(set(classes)) < len(classes):
+        raise DatasetError(f"{source.path}: wnids.txt is empty or has a wnid twice; restore it.")
+    words = dict(
+        line.split("\t", 1) for line in source.read_text("words.txt").splitlines() if "\t" in line
+    )
+    folders = defaultdict(list)
+    for name in source.names():
+        folder, _, base = name.rpartition("/")
+        folders[folder] += [base] if base else []
+    found = {folder.split("/")[1] for folder in folders if folder.startswith("train/")}
+    for wnid in sorted(found.symmetric_difference(classes)):
+        problem = "has no wnid in wnids.txt" if wnid in found else "is missing"
+        raise DatasetError(
+            f"{source.path}: class folder train/{wnid} {problem}; make folders and wnids.txt agree."
+        )
+    train = [image for wnid in classes for image in _train_images(source, wnid, folders)]
+    splits = {"train": train, "validation": _validation_images(source, set(classes), folders)}
+    digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    layout = Layout(
+        classes,
+        [words.get(wnid, wnid) for wnid in classes],
+        digest == OFFICIAL_CLASSES_SHA256,
+        {split: sorted(images) for split, images in splits.items()},
+    )
+    _check_counts(source, layout)
+    return layout
+
+
+def read_image(
+    source: Archive, image: ImageFile, classes: int
+) -> tuple[bytes, bytes | None, Image.Image]:
+    """Reads and decodes one image, and its mask if it has one.
+
+    Args:
+        source: The open archive.
+        image: What to read.
+        classes: Number of classes, the highest value of a mask.
+
+    Returns:
+        JPEG bytes, PNG bytes of the mask or None, and the decoded image, 64x64 RGB or L (gray).
+
+    Raises:
+        DatasetError: Not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
+    """
+    data, mask = source.read(image.name), None
+    decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))
+    if image.mask:
+        mask = source.read(image.mask)
+        highest = _decode(source, image.mask, mask, "PNG", ("L", "P")).getextrema()[1]
+        if highest > classes:
+            raise DatasetError(
+                f"{source.path}: {image.mask} has the value {highest}; draw it with 0 (background) "
+                f"to {classes} (the last class)."
+            )
+    return data, mask, decoded
+
+
+def _decode(source: Archive, name: str, data: bytes, kind: str, modes: tuple) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=(kind,))
+        if image.size == (IMAGE_SIZE, IMAGE_SIZE) and image.mode in modes:
+            image.load()
+            # the decoder alone may not miss the end-of-image marker
+            if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+                raise OSError("truncated")
+            return image
+        problem = f"is {image.width}x{image.height} {image.mode}"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        problem = f"cannot be decoded ({reason})"
+    raise DatasetError(
+        f"{source.path}: {name} {problem}; replace it by a {IMAGE_SIZE}x{IMAGE_SIZE} {kind} with "
+        f"mode {' or '.join(modes)}, or remove it and its annotation."
+    )
+
+
+def _train_images(source: Archive, wnid: str, folders: dict) -> list[ImageFile]:
+    folder, boxes_file = f"train/{wnid}", f"{wnid}_boxes.txt"
+    if not folders.get(f"{folder}/images"):
+        raise DatasetError(
+            f"{source.path}: {folder}/images holds no image; restore it or drop the class."
+        )
+    boxes = defaultdict(tuple)
+    if boxes_file in folders[folder]:
+        for (base,), box in _annotations(source, f"{folder}/{boxes_file}", "file"):
+            boxes[base] += (box,)
+    _check_listed(source, f"{folder}/{boxes_file}", boxes, f"{folder}/images", folders)
+    return [
+        ImageFile(name, wnid, boxes[base], mask)
+        for base, name, mask in _with_masks(source, folder, folders)
+    ]
+
+
+def _validation_images(source: Archive, classes: set, folders: dict) -> list[ImageFile]:
+    file, folder = "val/val_annotations.txt", "val/images"
+    known = {}
+    for (base, wnid), box in _annotations(source, file, "file, wnid"):
+        if wnid not in classes or base in known:
+            problem = "is listed twice" if base in known else f"has the unknown wnid {wnid}"
+            raise DatasetError(f"{source.path}: {file}: {base} {problem}; correct the line.")
+        known[base] = ImageFile(f"{folder}/{base}", wnid, (box,))
+    _check_listed(source, file, known, folder, folders)
+    for base in folders[folder]:
+        if base not in known:
+            raise DatasetError(
+                f"{source.path}: {folder}/{base} is not in {file}; add its line or remove the file."
+            )
+    if not known:
+        raise DatasetError(f"{source.path}: {folder} holds no image; pass the complete dataset.")
+    return [
+        known[base]._replace(mask=mask) for base, _, mask in _with_masks(source, "val", folders)
+    ]
+
+
+def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[str], tuple]]:
+    """Yields the leading fields and the box of each line."""
+    count = len(names.split(","))
+    for number, line in enumerate(source.read_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = line.rstrip().split("\t")
+        try:
+            x0, y0, x1, y1 = (float(field) for field in fields[count:])
+            valid = 0 <= x0 <= x1 and 0 <= y0 <= y1
+        except ValueError:
+            valid = False
+        if not valid:
+            raise DatasetError(
+                f"{source.path}: {file}, line {number} is malformed: {line!r}; correct it to "
+                f"{names}, x0, y0, x1, y1, separated by tabs."
+            )
+        yield fields[:count], tuple(min(edge / IMAGE_SIZE, 1.0) for edge in (x0, y0, x1, y1))
+
+
+def _check_listed(source: Archive, file: str, listed, folder: str, folders: dict) -> None:
+    for base in sorted(set(listed).difference(folders[folder])):
+        raise DatasetError(
+            f"{source.path}: {file} lists {base}, which is not in {folder}; restore the file or "
+            "remove the line."
+        )
+
+
+def _with_masks(source: Archive, folder: str, folders: dict) -> Iterator[tuple]:
+    """Yields base name, path and mask path of each image in a folder."""
+    masks = set(folders.get(f"{folder}/masks", ()))
+    for base in folders[f"{folder}/images"]:
+        mask = base.rpartition(".")[0] + ".png"
+        if masks and mask not in masks:
+            raise DatasetError(f"{source.path}: {folder}/masks/{mask} is missing; restore it.")
+        yield base, f"{folder}/images/{base}", f"{folder}/masks/{mask}" if masks else None
+
+
+def _check_counts(source: Archive, layout: Layout) -> None:
+    for split, images in layout.splits.items():
+        for base, number in Counter(image.name.rpartition("/")[2] for image in images).items():
+            if number > 1:
+                raise DatasetError(
+                    f"{source.path}: {number} {split} images are named {base}; name each image "
+                    "once, such as <wnid>_<number>.JPEG."
+                )
+        if not layout.official:
+            continue
+        expected = OFFICIAL_CLASS_COUNTS[split]
+        for wnid, number in sorted(Counter(image.wnid for image in images).items()):
+            if number != expected:
+                raise DatasetError(
+                    f"{source.path}: {number} {split} images of {wnid}, but Tiny ImageNet has "
+                    f"{expected}; pass the complete dataset."
+                )
+
+
+def write_layout(
+    root: str | os.PathLike, wnids: list[str], words: dict[str, str], images: Iterable[tuple]
+) -> Path:
+    """Writes images with masks, and the boxes around these, in Tiny ImageNet's layout.
+
+    Args:
+        root: Folder to write into; made if missing.
+        wnids: Class ids in the order of wnids.txt.
+        words: Words of each class id.
+        images: Yields (split, wnid, base name, image, inside): split is "train" or "val", image an
+            RGB `PIL.Image` of 64x64, and inside an "L" one that is not zero where the object is.
+
+    Returns:
+        `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
+        files of 0 (background) and 1 + the class's index in sorted wnids.
+    """
+    root, boxes = Path(root), {"val": []}
+    value = {wnid: 1 + index for index, wnid in enumerate(sorted(wnids))}
+    for folder in ("val", *(f"train/{wnid}" for wnid in wnids)):
+        for name in ("images", "masks"):
+            (root / folder / name).mkdir(parents=True, exist_ok=True)
+    for split, wnid, name, image, inside in images:
+        folder = root / ("val" if split == "val" else f"train/{wnid}")
+        inside = inside.point([0] + [value[wnid]] * 255)
+        image.save(folder / "images" / f"{name}.JPEG", quality=92)
+        inside.save(folder / "masks" / f"{name}.png")
+        known = [wnid] if split == "val" else []
+        line = _line(f"{name}.JPEG", *known, *(inside.getbbox() or (0, 0, 0, 0)))
+        boxes.setdefault("val" if split == "val" else wnid, []).append(line)
+    (root / "val" / "val_annotations.txt").write_text("".join(boxes.pop("val")), "utf-8")
+    for wnid in wnids:
+        text = "".join(boxes.get(wnid, []))
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(text, "utf-8")
+    (root / "words.txt").write_text("".join(_line(*pair) for pair in words.items()), "utf-8")
+    (root / "wnids.txt").write_text("".join(map(_line, wnids)), "utf-8")
+    return root
+
+
+def _line(*fields) -> str:
+    return "\t".join(map(str, fields)) + "\n"

@@ -1,0 +1,158 @@
+"""Why the earlier report failed: one factor changed at a time, and what each of them costs."""
+
+import keras
+import numpy as np
+import pandas as pd
+
+from utils.data import pipeline
+from utils.data.tfrecords import load_manifest
+from utils.models.build import with_kinds
+from utils.training import results
+from utils.training.callbacks import reported
+from utils.training.config import RunConfig
+from utils.training.recipes import compile_model
+
+# All runs: `simple`, `tuned` otherwise, a third of train, five epochs, reported on the hold-out.
+COMMON = {"epochs": 5, "kind": "ablation", "fraction": 1 / 3, "split": "holdout"}
+ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_patience": 3}
+
+# name of the run: (what it is, changes to the default)
+FACTORS = {
+    "why-stem-half": ("stem with stride 2 instead of 4", {"stem": "half"}),
+    "why-no-augmentation": ("no augmentation", {"augment": False}),
+    "why-no-l2": ("no weight decay", {"l2": 0.0}),
+    "why-adam-no-l2": ("Adam at a constant 10⁻³, no weight decay", {**ADAM, "l2": 0.0}),
+    "why-no-standardize": ("pixels / 255", {"standardize": False}),
+    "why-report-recipe": ("the report's recipe", {"recipe": "report"}),
+    "why-class-order": (
+        "class-ordered records, window of 1,000",
+        {"record_order": "classes", "shuffle_window": 1000},
+    ),
+    "why-slow-averages": ("running averages with 0.999", {"batch_norm_momentum": 0.999}),
+    "why-keras-averages": ("running averages with 0.99, Keras' own", {"batch_norm_momentum": 0.99}),
+    "why-hasty-averages": ("running averages with 0.1", {"batch_norm_momentum": 0.1}),
+    "why-report-keras-averages": (
+        "the report's recipe, running averages with 0.99",
+        {"recipe": "report", "batch_norm_momentum": 0.99},
+    ),
+}
+DEFAULT_SEEDS = (0, 1)
+
+
+def runs():
+    """All runs of the comparison, the default's first.
+
+    Returns:
+        List of `RunConfig`.
+    """
+    default = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
+    changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
+    return [
+        RunConfig(**COMMON, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes)
+        for name, seed, changes in default + changed
+    ]
+
+
+def table(results_dir="report/results"):
+    """What each factor costs or gains.
+
+    Args:
+        results_dir: folder with the results of `runs()`.
+
+    Returns:
+        `pandas.DataFrame`, the largest loss first: changed, train_top1 (of the last epoch) and top1
+        (of the hold-out), both fractions, points (percentage points against the mean of the
+        default's seeds), uncertainty (one standard deviation of that difference, from the default's
+        seeds) and run. The first row is the default.
+
+    Raises:
+        FileNotFoundError: a result is missing.
+        ValueError: a run is not complete.
+    """
+    names = [run.run_id for run in runs()]
+    seeds = len(DEFAULT_SEEDS)
+    changed = [what for what, _ in FACTORS.values()]
+    names += [f"{names[0]}-batch-statistics{order}" for order in ("", "-classes")]
+    changed += ["evaluated with batch statistics", "batch statistics, few classes each"]
+    found = [results.read_result(results.result_path(results_dir, name)) for name in names]
+    for result in found:
+        if result["status"] != "complete":
+            raise ValueError(f"{result['run_id']} is not complete; run it to its end first.")
+    top1 = 100 * np.array([result["metrics"]["top1"] for result in found])
+    # An evaluation has no history: the training before it is the default's.
+    train = [(r["history"] or found[0]["history"])["top1"][-1] for r in found]
+    default = top1[:seeds].mean()
+    rows = pd.DataFrame(
+        {
+            "changed": ["nothing (mean of the seeds)", *changed],
+            "train_top1": [np.mean(train[:seeds]), *train[seeds:]],
+            "top1": np.array([default, *top1[seeds:]]) / 100,
+            "points": np.array([default, *top1[seeds:]]) - default,
+            "uncertainty": noise_of(top1[:seeds]),
+            "run": ["why-default", *names[seeds:]],
+        }
+    )
+    return pd.concat([rows[:1], rows[1:].sort_values("points")], ignore_index=True)
+
+
+def noise_of(top1):
+    """One standard deviation of a single run's difference from the mean of several seeds."""
+    return top1.std(ddof=1) * (1 + 1 / len(top1)) ** 0.5 if len(top1) > 1 else float("nan")
+
+
+class _BatchStatistics(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=True, mask=mask)
+
+
+def with_batch_statistics(model):
+    """A copy of a model whose BatchNorm uses the mean and variance of the batch, always.
+
+    Args:
+        model: a functional `keras.Model`.
+
+    Returns:
+        A `keras.Model` with the same weights, not compiled.
+    """
+
+    def kind_of(layer):
+        kind = type(layer)
+        return _BatchStatistics if kind is keras.layers.BatchNormalization else kind
+
+    return with_kinds(model, kind_of)
+
+
+def evaluate_with_batch_statistics(config, record_order="shuffled"):
+    """Evaluates a complete run again as if BatchNorm had been left in training mode.
+
+    Args:
+        config: the `RunConfig` of the run, whose `model.keras` must be in its run_dir.
+        record_order: whether a batch is a sample of all classes, "shuffled", or of few, "classes".
+
+    Returns:
+        A result of its own, written beside the run's: the metrics of this evaluation, no history.
+    """
+    result = results.read_result(config.result_file)
+    model = with_batch_statistics(keras.models.load_model(f"{config.run_dir}/model.keras"))
+    compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
+    batches = pipeline.evaluation_batches(
+        config.data_dir,
+        load_manifest(config.data_dir),
+        batch_size=config.batch_size,
+        split=config.split,
+        record_order=record_order,
+    )
+    measured = model.evaluate(batches, return_dict=True, verbose=0)
+    order = "" if record_order == "shuffled" else f"-{record_order}"
+    result |= {
+        "run_id": f"{config.run_id}-batch-statistics{order}",
+        "command": f"{result['command']} # then utils.experiments.ablations.evaluate_with_batch_statistics",
+        "history": {},
+        "seconds": {},
+        "metrics": {
+            **reported(measured),
+            "split": config.split,
+        },
+    }
+    results.write_result(config.result_file.with_name(f"{result['run_id']}.json"), result)
+    return result

@@ -1,0 +1,130 @@
+"""Layers that compute the same as Keras' own, up to rounding, but faster on a CPU.
+
+They have the same variables under the same names, so weights go to and fro; a model is trained with
+them and saved with Keras' own. `05_performance` shows what each of them gives, and why.
+"""
+
+import keras
+from keras import layers, ops
+
+from utils.models.build import with_kinds
+
+
+class PointwiseConv2D(layers.Conv2D):
+    """A 1x1 convolution as the matrix product that it is, with stride 1 and no activation."""
+
+    def call(self, inputs):
+        """Convolves (batch, height, width, channels)."""
+        channels = self.kernel.shape[-2:]
+        x = ops.reshape(inputs, (-1, channels[0]))
+        x = ops.matmul(x, ops.reshape(self.kernel, channels))
+        if self.use_bias:
+            x = ops.add(x, self.bias)
+        return ops.reshape(x, (-1, *inputs.shape[1:3], channels[1]))
+
+
+class TilePooling2D(layers.MaxPooling2D):
+    """A max-pool whose tiles do not overlap, as the maximum over two axes.
+
+    XLA computes the gradient of its own pooling on one core.
+    """
+
+    def call(self, inputs):
+        """Pools (batch, height, width, channels)."""
+        rows, columns = self.pool_size
+        _, height, width, channels = inputs.shape
+        tiles = (-1, height // rows, rows, width // columns, columns, channels)
+        return ops.max(ops.reshape(inputs, tiles), axis=(2, 4))
+
+
+class BatchNormalization(layers.BatchNormalization):
+    """Batch normalization with its gradient in closed form, for TensorFlow.
+
+    TensorFlow differentiates Keras' ops one by one, and each goes through memory again. Here the
+    images of a batch are rows (height * width * channels), the sums over them are products with a
+    row of ones, which oneDNN does at the speed of the memory, and only then come the positions: in
+    this order the sums are also rounded less than when all three axes are summed at once.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalizes (batch, height, width, channels); in evaluation mode as Keras does."""
+        fast = training and self.trainable and self.compute_dtype in ("float32", "bfloat16")
+        if not fast:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = self._normalized(ops.cast(inputs, "float32"))
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _normalized(self, inputs):
+        import tensorflow as tf
+
+        _, height, width, channels = inputs.shape
+        positions = height * width
+
+        @tf.custom_gradient
+        def normalize(x, gamma, beta):
+            shape = tf.shape(x)
+            ones = tf.ones([1, shape[0]])
+            count = tf.cast(shape[0] * positions, tf.float32)
+
+            def total(rows):
+                return tf.reduce_sum(tf.reshape(ones @ rows, [positions, channels]), axis=0)
+
+            def wide(vector):
+                return tf.tile(vector, [positions])
+
+            x = tf.reshape(x, [-1, positions * channels])
+            mean = total(x) / count
+            variance = total(tf.math.squared_difference(x, wide(mean))) / count
+            inverse = tf.math.rsqrt(variance + self.epsilon)
+            scale = gamma * inverse
+
+            def gradient(dy, _mean, _variance):
+                dy = tf.reshape(dy, [-1, positions * channels])
+                dbeta = total(dy)
+                dgamma = (total(dy * x) - mean * dbeta) * inverse
+                slope = scale * inverse * dgamma / count
+                dx = dy * wide(scale) - x * wide(slope)
+                dx -= wide(scale * dbeta / count - slope * mean)
+                return tf.reshape(dx, shape), dgamma, dbeta
+
+            y = x * wide(scale) + wide(beta - mean * scale)
+            return (tf.reshape(y, shape), mean, variance), gradient
+
+        return normalize(inputs, *(ops.convert_to_tensor(v) for v in (self.gamma, self.beta)))
+
+
+def accelerate(model):
+    """A copy of a model with the layers above, where the backend gains by them.
+
+    Args:
+        model: a functional `keras.Model`, channels last, with static image sizes.
+
+    Returns:
+        A `keras.Model` with the same weights, not compiled.
+    """
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+
+    def kind_of(layer):
+        kind, config = type(layer), layer.get_config()
+        if kind is layers.Conv2D and _is_pointwise(config):
+            kind = PointwiseConv2D
+        elif kind is layers.BatchNormalization and on_tensorflow:
+            kind = BatchNormalization
+        elif kind is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
+            kind = TilePooling2D
+        return kind
+
+    return with_kinds(model, kind_of)
+
+
+def _is_pointwise(config):
+    sizes = {*config["kernel_size"], *config["strides"], config["groups"]}
+    return sizes == {1} and config["activation"] == "linear"
+
+
+def _is_tiled(layer):
+    return tuple(layer.pool_size) == tuple(layer.strides) and not any(
+        size % pool for size, pool in zip(layer.input.shape[1:3], layer.pool_size, strict=True)
+    )

@@ -1,0 +1,241 @@
+"""Network variants as data: what tells one network from another, under a name."""
+
+import dataclasses
+import operator
+
+import keras
+
+from utils.models.fishnet import DOWN_SAMPLING
+
+
+@dataclasses.dataclass(frozen=True)
+class FishNetConfig:
+    """Widths, depths and kinds of blocks of one FishNet.
+
+    Stages are counted as in the paper's figure: 1-3 tail, 4 bridge, 5-7 body, 8-10 head. Lists and
+    tuples are both taken; tuples are stored.
+
+    Source: arXiv 1901.03495, section 3; field names as in the authors' `net_factory.py`.
+
+    Raises:
+        ValueError: if no network can be built from the numbers.
+    """
+
+    network_planes: tuple[int, ...]  # channels: the stem's, then each stage's own (without branch)
+    num_res_blks: tuple[int, ...]  # bottlenecks in the trunk of stages 1-10
+    num_trans_blks: tuple[int, ...]  # bottlenecks in the transfer branch of stages 5-10; 0: none
+    bottleneck_ratio: int = 4  # a bottleneck's 3x3 convolution has its width divided by this
+    groups: int = 1  # of those convolutions, at most, of 4 channels or more each
+    down_sampling: str = "max_pool"  # in `utils.models.fishnet.DOWN_SAMPLING`
+    activation: str = "relu"  # name of any Keras activation
+    dropout: float = 0.0  # share of the pooled features that a training step leaves out
+    stochastic_depth: float = 0.0  # of bottlenecks, in the last stage; the first has a tenth of it
+    stages: str = "all"  # or "tail": a residual network, what a FishNet's tail is by itself
+
+    def __post_init__(self):
+        object.__setattr__(self, "network_planes", _ints("network_planes", self.network_planes, 11))
+        object.__setattr__(self, "num_res_blks", _ints("num_res_blks", self.num_res_blks, 10))
+        branches = _ints("num_trans_blks", self.num_trans_blks, 6, smallest=0)
+        object.__setattr__(self, "num_trans_blks", branches)
+
+        _check_training_options(self)
+        for field in ("bottleneck_ratio", "groups"):
+            _ints(field, [getattr(self, field)], 1)
+        if self.stages not in ("all", "tail"):
+            raise ValueError(f"`stages` must be all or tail. Received: {self.stages!r}")
+        if self.down_sampling not in DOWN_SAMPLING:
+            raise ValueError(
+                f"`down_sampling` must be one of {', '.join(DOWN_SAMPLING)}. "
+                f"Received: {self.down_sampling!r}"
+            )
+        try:
+            keras.activations.get(self.activation)
+        except ValueError as error:
+            raise ValueError(
+                "`activation` must be the name of a Keras activation, such as relu, silu or gelu. "
+                f"Received: {self.activation!r}"
+            ) from error
+
+        planes = self.network_planes
+        if min(planes) < self.bottleneck_ratio or planes[4] < 16:
+            raise ValueError(
+                f"Each width in `network_planes` must be at least {self.bottleneck_ratio} (a "
+                f"bottleneck works on 1/{self.bottleneck_ratio} of it) and network_planes[4] at "
+                f"least 16 (the bridge squeezes it by 16). Received: network_planes={planes}"
+            )
+        if planes[3] != planes[4]:
+            raise ValueError(
+                "The bridge keeps the width of the tail: network_planes[3] must equal "
+                f"network_planes[4]. Received: {planes[3]} and {planes[4]}"
+            )
+        inputs = {5: planes[4], 6: planes[5] + planes[2], 7: planes[6] + planes[1]}
+        for stage, width in inputs.items():
+            if width % planes[stage]:
+                raise ValueError(
+                    "Channel reduction sums equal groups of channels: in an up-sampling stage the "
+                    "input width must be a multiple of the output width. "
+                    f"Received: stage {stage} (body_{stage - 4}) with input width {width} and "
+                    f"network_planes[{stage}]={planes[stage]}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNeXtConfig:
+    """Depths and groups of one ResNeXt.
+
+    Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017,
+    table 1; what its authors write 32x4d has 32 groups of width 4.
+    """
+
+    depths: tuple[int, ...]  # bottlenecks in each of the four stages
+    groups: int  # of each 3x3 convolution
+    group_width: int  # channels of a group in the first stage; it doubles from stage to stage
+    dropout: float = 0.0  # share of the pooled features that a training step leaves out
+
+    def __post_init__(self):
+        object.__setattr__(self, "depths", _ints("depths", self.depths, 4))
+        _check_training_options(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig:
+    """A network of `keras.applications` with a small classifier on top."""
+
+    application: str  # name of the builder in keras.applications
+    hidden_units: tuple[int, ...] = ()  # ReLU layers between global average and classifier
+    dropout: float = 0.0  # share of the last layer's inputs that a training step leaves out
+
+    def __post_init__(self):
+        _check_training_options(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Width and depth of one U-Net."""
+
+    width: int  # channels of the first level; doubled from level to level
+    depth: int = 5  # levels, each at half the resolution of the one before
+
+
+def _check_training_options(config):
+    for field in ("dropout", "stochastic_depth"):
+        share = getattr(config, field, 0.0)
+        if not 0 <= share < 1:
+            raise ValueError(f"`{field}` must be in [0, 1). Received: {share!r}")
+
+
+def _ints(field, values, length, smallest=1):
+    """Returns `values` as a tuple of `length` ints from `smallest` on, or raises ValueError."""
+    try:
+        numbers = tuple(operator.index(value) for value in values)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != length or min(numbers) < smallest:
+        raise ValueError(
+            f"`{field}` must be {length} whole numbers from {smallest}. Received: {values!r}"
+        )
+    return numbers
+
+
+def scaled_planes(width):
+    """The paper's widths times a factor, as a tuple for `FishNetConfig`.
+
+    Raises:
+        ValueError: if these are no whole numbers.
+    """
+    planes = [width * planes for planes in _PAPER_PLANES]
+    if not all(p == int(p) >= 1 for p in planes):
+        raise ValueError(f"`width` must be a multiple of 1/64. Received: {width!r}")
+    return tuple(int(p) for p in planes)
+
+
+_PAPER_PLANES = (64, 128, 256, 512, 512, 512, 384, 256, 320, 832, 1600)
+_QUARTER_PLANES = scaled_planes(1 / 4)
+_BLOCKS_150 = {
+    "num_res_blks": (2, 4, 8, 4, 2, 2, 2, 2, 2, 4),
+    "num_trans_blks": (2, 2, 2, 2, 2, 4),
+}
+
+PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] = {
+    # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
+    # Eight epochs in a quarter of an hour on two free CPU cores; a val top-1 of 42 %. Twenty: 47 %.
+    # 654,200 parameters at 200 classes; the course report's simple has 667,584.
+    "simple": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6),
+    # papermill notebooks/03_train.ipynb report/executed/medium.ipynb -p preset medium
+    # Twelve epochs (-p epochs 12) in half an hour to an hour on two CPU cores; val top-1 47 %.
+    # 1,034,136 parameters at 200 classes; the course report's medium has 1,034,440.
+    "medium": FishNetConfig(_QUARTER_PLANES, (2,) * 10, (2,) * 6),
+    # papermill notebooks/03_train.ipynb report/executed/complex.ipynb -p preset complex
+    # Twelve epochs (-p epochs 12) in fifty minutes on two free CPU cores; a val top-1 of 47 %.
+    # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
+    "complex": FishNetConfig(_QUARTER_PLANES, (4,) * 10, (4,) * 6),
+    # papermill notebooks/03_train.ipynb report/executed/fishnet99.ipynb -p preset fishnet99
+    # 16,628,904 parameters at 1,000 classes, 4.31 G multiply-accumulates at 224.
+    "fishnet99": FishNetConfig(_PAPER_PLANES, (2, 2, 6, 2, 1, 1, 1, 1, 2, 2), (1, 1, 1, 1, 1, 4)),
+    # papermill notebooks/03_train.ipynb report/executed/fishnet150.ipynb -p preset fishnet150
+    # 24,959,400 parameters at 1,000 classes, 6.45 G multiply-accumulates at 224.
+    "fishnet150": FishNetConfig(_PAPER_PLANES, **_BLOCKS_150),
+    # papermill notebooks/03_train.ipynb report/executed/fishnet201.ipynb -p preset fishnet201
+    # 44,584,552 parameters at 1,000 classes, 10.58 G multiply-accumulates at 224.
+    "fishnet201": FishNetConfig(
+        _PAPER_PLANES, (3, 4, 12, 4, 2, 2, 2, 2, 3, 10), (2, 2, 2, 2, 2, 9)
+    ),
+    # papermill notebooks/03_train.ipynb report/executed/resnet_report.ipynb -p preset resnet_report
+    # 23,731,848 parameters at 200 classes, exactly the course report's ResNet.
+    "resnet_report": BaselineConfig("ResNet50", hidden_units=(64,)),
+    # papermill notebooks/03_train.ipynb report/executed/fishnext150.ipynb -p preset fishnext150
+    # 26,555,944 parameters at 1,000 classes; the paper gives 26.2 M.
+    "fishnext150": FishNetConfig(_PAPER_PLANES, **_BLOCKS_150, bottleneck_ratio=2, groups=16),
+    # papermill notebooks/03_train.ipynb report/executed/resnext50.ipynb -p preset resnext50
+    # 25,028,904 parameters at 1,000 classes (32x4d).
+    "resnext50": ResNeXtConfig(depths=(3, 4, 6, 3), groups=32, group_width=4),
+    # papermill notebooks/03_train.ipynb report/executed/resnet50.ipynb -p preset resnet50
+    # Likewise the others; on small images with -p stem full. Parameters at 1,000 classes:
+    "resnet50": BaselineConfig("ResNet50"),  # 25,583,592
+    "resnet101": BaselineConfig("ResNet101"),  # 44,601,832
+    "densenet121": BaselineConfig("DenseNet121"),  # 7,978,856
+    "densenet169": BaselineConfig("DenseNet169"),  # 14,149,480
+    "densenet201": BaselineConfig("DenseNet201"),  # 20,013,928
+    # papermill notebooks/03_train.ipynb report/executed/tail.ipynb -p preset simple_tail
+    # What simple is without its body and head. 55,168 parameters at 200 classes.
+    "simple_tail": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6, stages="tail"),
+    # papermill notebooks/03_train.ipynb report/executed/residual.ipynb -p preset residual
+    # A residual network of the size of simple: 655,480 parameters at 200 classes.
+    "residual": FishNetConfig(scaled_planes(1 / 2), (6,) * 10, (1,) * 6, stages="tail"),
+    # As all of these also with -p task localization, or -p task segmentation -p dataset
+    # tiny-shapes: papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet
+    # 541,169 parameters for the pixels of 24 classes, where simple has 521,817.
+    "unet": UNetConfig(width=8),
+}
+
+
+def get_preset(name, *, width=None, blocks=None, **changes):
+    """Looks up a preset and changes some of it.
+
+    Args:
+        name: a key of `PRESETS`.
+        width: of a FishNet, as a factor of the paper's.
+        blocks: of a FishNet, in every stage and branch.
+        **changes: fields of its config; what is None stays as it is.
+
+    Returns:
+        Its config.
+
+    Raises:
+        ValueError: if there is no such preset or it has no such field; lists the names.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"Unknown preset. Valid names: {', '.join(PRESETS)}. Received: {name!r}")
+    if width is not None:
+        changes["network_planes"] = scaled_planes(width)
+    if blocks is not None:
+        changes |= {"num_res_blks": (blocks,) * 10, "num_trans_blks": (blocks,) * 6}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    fields = [field.name for field in dataclasses.fields(PRESETS[name])]
+    for field in changes:
+        if field not in fields:
+            raise ValueError(
+                f"{field} cannot be changed in {name}, which has {', '.join(fields)}. "
+                f"Received: {changes[field]!r}"
+            )
+    return dataclasses.replace(PRESETS[name], **changes)

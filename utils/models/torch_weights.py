@@ -1,0 +1,213 @@
+"""Weights of the authors' PyTorch code: read from their files, renamed and laid out as here.
+
+python -m utils.models.torch_weights fishnet150_ckpt.pth.tar fishnet150 fishnet150.keras
+
+Layouts: a PyTorch convolution kernel is (out, in, height, width), ours (height, width, in, out).
+The original classifies with a 1x1 convolution, here a dense layer: a kernel (in, out).
+
+Source: state dict of `models/fishnet.py` of github.com/kevin-ssy/FishNet at commit b968f02.
+"""
+
+import argparse
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from utils.analysis.imagenet import MEAN, STD
+from utils.models.build import build_model
+from utils.models.fishnet import STAGES
+from utils.training.checkpoints import save_model
+
+# Layers that are no part of a bottleneck.
+_TORCH_PREFIXES = {
+    **{f"stem_conv{i}": f"conv{i}.0" for i in (1, 2, 3)},
+    **{f"stem_bn{i}": f"conv{i}.1" for i in (1, 2, 3)},
+    "bridge_score_bn1": "fish.fish.3.0.0",
+    "bridge_score_conv1": "fish.fish.3.0.2",
+    "bridge_score_bn2": "fish.fish.3.0.3",
+    "bridge_score_conv2": "fish.fish.3.1",
+    "bridge_se_bn1": "fish.fish.3.3.0.0",
+    "bridge_se_conv1": "fish.fish.3.3.0.3",
+    "bridge_se_conv2": "fish.fish.3.3.0.5",
+    "score_bn1": "fish.fish.9.3.0",
+    "score_conv1": "fish.fish.9.3.2",
+    "score_bn2": "fish.fish.9.3.3",
+    "logits": "fish.fish.9.4.1",
+}
+
+_BLOCK = re.compile(rf"({'|'.join(STAGES)})(_branch)?_block(\d+)_(.+)")
+
+_TORCH_NAMES = {  # of a variable in its layer
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def torch_prefix(layer_name):
+    """Translates the name of a FishNet layer that has weights.
+
+    Args:
+        layer_name: for example "tail_1_block1_shortcut_bn".
+
+    Returns:
+        The prefix of its parameters in the original, for example "fish.fish.0.0.0.shortcut.0".
+
+    Raises:
+        ValueError: if a FishNet has no such layer.
+    """
+    if layer_name in _TORCH_PREFIXES:
+        return _TORCH_PREFIXES[layer_name]
+    match = _BLOCK.fullmatch(layer_name)
+    if match is None:
+        raise ValueError(f"Not the name of a FishNet layer with weights. Received: {layer_name!r}")
+    stage, branch, block, part = match.groups()
+    path = 2 if stage == "bridge" else int(branch is not None)
+    part = {"shortcut_bn": "shortcut.0", "shortcut_conv": "shortcut.2"}.get(part, part)
+    return f"fish.fish.{STAGES.index(stage) - 1}.{path}.{int(block) - 1}.{part}"
+
+
+def torch_variables(model):
+    """Yields each weight of a FishNet with the original's name for it.
+
+    Args:
+        model: a model of `build_fishnet`.
+
+    Yields:
+        (name of the parameter in the original, Keras variable), in the order of the layers.
+    """
+    for layer in model.layers:
+        for variable in layer.weights:
+            yield f"{torch_prefix(layer.name)}.{_TORCH_NAMES[variable.name]}", variable
+
+
+def read_torch_checkpoint(path):
+    """Reads the parameters from a file of the authors' training, and executes nothing in it.
+
+    Needs PyTorch (`pip install torch`), which nothing else here does.
+
+    Args:
+        path: a `.pth.tar` as `torch.save` writes it: a state dict, or a dict that has one under
+            "state_dict"; the prefix "module." of `DataParallel` is dropped.
+
+    Returns:
+        Dict of NumPy arrays by the original's names.
+
+    Raises:
+        ValueError: the file is none of PyTorch, holds anything but tensors and plain values, or no
+            state dict.
+    """
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]}, code that" if named else "something that"
+        raise ValueError(
+            f"{path} holds {what} is not a tensor or a plain value: refused."
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a file of PyTorch. {error}") from error
+    state_dict = found.get("state_dict", found) if isinstance(found, dict) else {}
+    if not state_dict or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
+        raise ValueError(f"{path} holds no state dict, a dict of tensors by name.")
+    return {name.removeprefix("module."): v.numpy() for name, v in state_dict.items()}
+
+
+def convert_torch_checkpoint(path, preset, output, *, image_size=224):
+    """Makes a `.keras` file of a checkpoint of the authors' training.
+
+    The model takes pixels of 0..255; ImageNet's mean and deviation are its first layer. See
+    `utils.analysis.imagenet.evaluate_folder` for its accuracy.
+
+    Args:
+        path: as for `read_torch_checkpoint`.
+        preset: the network that it is of: fishnet99, fishnet150 or fishnet201.
+        output: the `.keras` file.
+        image_size: height and width of the model's input, in pixels.
+
+    Returns:
+        The `keras.Model`.
+
+    Raises:
+        ValueError: as for `read_torch_checkpoint`, or the checkpoint is of another network.
+    """
+    state_dict = read_torch_checkpoint(path)
+    logits = state_dict.get(f"{_TORCH_PREFIXES['logits']}.weight", np.empty(0))
+    model = build_model(
+        preset,
+        image_size=image_size,
+        num_classes=max(1, len(logits)),
+        normalization=(MEAN, STD),
+    )
+    try:
+        load_torch_state_dict(model, state_dict)
+    except ValueError as error:
+        misfits = str(error).splitlines()
+        text = "\n".join(misfits[:6] + ([f"… {len(misfits) - 6} more"] if misfits[6:] else []))
+        raise ValueError(f"{path} is not a checkpoint of {preset}. {text}") from error
+    save_model(model, Path(output))
+    return model
+
+
+def load_torch_state_dict(model, state_dict):
+    """Sets all weights of a FishNet from parameters of the original code.
+
+    Args:
+        model: a model of `build_fishnet`; changed in place, or not at all.
+        state_dict: NumPy arrays in PyTorch layout by the original's names;
+            `num_batches_tracked` is ignored.
+
+    Raises:
+        ValueError: if keys are missing, unexpected or of another shape; lists every one.
+    """
+    variables = dict(torch_variables(model))
+    arrays = {
+        name: np.asarray(array)
+        for name, array in state_dict.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    problems = [f"missing: {name}" for name in variables if name not in arrays]
+    problems += [f"unexpected: {name}" for name in arrays if name not in variables]
+    for name, variable in variables.items():
+        expected = _torch_shape(variable)
+        if name in arrays and arrays[name].shape != expected:
+            problems.append(f"shape: {name} must be {expected}. Received: {arrays[name].shape}")
+    if problems:
+        raise ValueError("The state dict does not fit the model:\n" + "\n".join(problems))
+    for name, variable in variables.items():
+        variable.assign(_to_keras(arrays[name], variable))
+
+
+def _torch_shape(variable):
+    """The shape of a weight in the original; a dense kernel is a 1x1 convolution there."""
+    if variable.name != "kernel":
+        return tuple(variable.shape)
+    *window, inputs, outputs = variable.shape
+    return (outputs, inputs, *(window or (1, 1)))
+
+
+def _to_keras(array, variable):
+    if variable.name == "kernel":
+        array = array.transpose(2, 3, 1, 0)
+    return array.reshape(variable.shape)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=convert_torch_checkpoint.__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="the authors' .pth.tar file")
+    parser.add_argument("preset", help="fishnet99, fishnet150 or fishnet201")
+    parser.add_argument("output", help="the .keras file to write")
+    arguments = parser.parse_args()
+    try:
+        convert_torch_checkpoint(arguments.checkpoint, arguments.preset, arguments.output)
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{arguments.output} written")
