@@ -1,7 +1,7 @@
 import pytest
 from layouts import sample_files
 
-from utils.data.tfrecords import prepare_dataset
+from utils.data.prepare import prepare_dataset
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from utils.data.tfrecords import DatasetError, convert
+from utils.data.archives import DatasetError
+from utils.data.tfrecords import convert
 
 CLASSES = ["n03", "n01", "n02"]  # not sorted, like the real wnids.txt
 TRAIN, VAL = 6, 4  # images a class

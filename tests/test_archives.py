@@ -8,7 +8,8 @@ import pytest
 from layouts import SHARDS, assert_refused, jpeg, pack_tar, pack_zip, sample_files
 
 from utils.data import archives, tfrecords
-from utils.data.tfrecords import DatasetError, convert
+from utils.data.archives import DatasetError
+from utils.data.tfrecords import convert
 
 
 def remove(name):

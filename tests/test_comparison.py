@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from utils.data import pipeline
-from utils.data.tfrecords import load_manifest
+from utils.data.manifest import load_manifest
 from utils.experiments import comparison, processes
 
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.analysis.imagenet import MEAN, STD, evaluate_folder, read_image
+from utils.analysis.imagenet import evaluate_folder, read_image
+from utils.models.torch_weights import MEAN, STD
 
 
 def save(path, pixels):

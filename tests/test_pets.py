@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from utils.data import pipeline
-from utils.data.tfrecords import DatasetError, prepare_dataset
+from utils.data.archives import DatasetError
+from utils.data.prepare import prepare_dataset
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from utils.data import pipeline
-from utils.data.tfrecords import load_manifest
+from utils.data.manifest import load_manifest, training_size
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_file_cache_gives_the_same_batches(shapes, manifest, tmp_path):
 def test_holdout_is_taken_out_of_training(shapes, manifest):
     held = pipeline.evaluation_batches(shapes, manifest, batch_size=24, split="holdout")
     np.testing.assert_array_equal(np.bincount(labels_of(held)), [6] * 24)
-    assert pipeline.training_size(manifest, "holdout") == 24 * 6
+    assert training_size(manifest, "holdout") == 24 * 6
     rest = pipeline.training_batches(shapes, manifest, batch_size=24, epochs=1, split="holdout")
     seen = {image.numpy().tobytes() for images, _ in rest for image in images}
     held_out = {image.numpy().tobytes() for images, _ in held for image in images}
@@ -183,4 +183,4 @@ def test_bad_options(shapes, manifest):
     with pytest.raises(ValueError, match="at most the number of training images, 288.*999"):
         pipeline.training_batches(shapes, manifest, batch_size=999, epochs=1)
     with pytest.raises(ValueError, match="split must be one of val, holdout.*'test'"):
-        pipeline.training_size(manifest, "test")
+        training_size(manifest, "test")

@@ -62,7 +62,7 @@ def test_unusual_widths_that_can_be_built_are_accepted():
             "`down_sampling` must be one of max_pool, max_pool_3x3, average_pool, convolution. "
             "Received: 'pool'",
         ),
-        ({**SIMPLE, "activation": "rely"}, "such as relu, silu or gelu. Received: 'rely'"),
+        ({**SIMPLE, "activation": "rely"}, "relu, silu, gelu, mish, leaky_relu. Received: 'rely'"),
         ({**SIMPLE, "dropout": 1.0}, "`dropout` must be in [0, 1). Received: 1.0"),
         ({**SIMPLE, "stochastic_depth": -0.1}, "`stochastic_depth` must be in [0, 1)."),
         (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),

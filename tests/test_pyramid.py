@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from utils.models.build import build_model
-from utils.models.pyramid import pyramid_outputs
+from utils.models.fishnet import pyramid_outputs
 
 SIZES = {"imagenet": (2, 64), "half": (1, 32), "full": (0, 16)}  # first level, image size
 

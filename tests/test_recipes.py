@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.training.recipes import RECIPES, SGD, Adam, WarmupLinearDecay, get_recipe, make_optimizer
+from utils.training.optimizers import SGD, Adam, WarmupLinearDecay, make_optimizer
+from utils.training.recipes import RECIPES, get_recipe
 
 
 def test_schedule_rises_then_falls_to_zero():

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from tensorflow.io import decode_jpeg
 
+from utils.analysis import tables
 from utils.analysis import tables as made
 from utils.analysis.predictions import (
     calibration,
-    confused_images,
     confused_pairs,
     expected_calibration_error,
     first_epoch_above,
     per_class_accuracy,
 )
+from utils.files import replacing
 from utils.models.build import count_parameters
 from utils.training import results
-from utils.training.checkpoints import replacing
+from utils.training.predictions import confused_images, load_predictions, save_predictions
 
 
 def make_result(**changes):
@@ -62,7 +63,7 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     for run_id, changes in {"kept": {}, **refused}.items():
         path = results.result_path(tmp_path, run_id)
         results.write_result(path, make_result(run_id=run_id, **changes))
-    table = results.results_table(results.load_results(tmp_path))
+    table = tables.results_table(results.load_results(tmp_path))
     assert list(table["run"]) == ["kept"]
     row = table.iloc[0]
     assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
@@ -88,11 +89,11 @@ def predictions(tmp_path):
     probabilities[np.arange(6), called] = 0.65
     words = ["cat, house cat", "dog", "fox", *"abcde"]
     path = tmp_path / "a.npz"
-    results.save_predictions(
+    save_predictions(
         path, probabilities=probabilities, labels=labels, manifest={"words": words},
         images=[bytes([i]) * (i + 1) for i in range(6)], samples=3,
     )  # fmt: skip
-    return results.load_predictions(path)
+    return load_predictions(path)
 
 
 def test_predictions_round_trip(predictions):
@@ -144,7 +145,7 @@ def test_committed_results_can_be_read():
         if result["kind"] != "benchmark":  # Tiny ImageNet has no masks
             assert result["dataset"]["synthetic"] == (result["task"] == "segmentation")
         if result["kind"] == "train" and result["task"] == "classification":
-            kept = results.load_predictions(path.with_suffix(".npz"))
+            kept = load_predictions(path.with_suffix(".npz"))
             top1 = (kept["classes"][:, 0] == kept["labels"]).mean()
             assert top1 == pytest.approx(result["metrics"]["top1"], abs=1e-3)
             assert Path(f"report/weights/{path.stem}.keras").exists()
@@ -158,7 +159,7 @@ def test_committed_weights_are_of_committed_results(path):
     assert count_parameters(model) == result["model"]["parameters"]
     if result["task"] != "classification":  # no predictions are kept of other tasks
         return
-    kept = results.load_predictions(f"report/results/{path.stem}.npz")
+    kept = load_predictions(f"report/results/{path.stem}.npz")
     options = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
     images = np.stack([decode_jpeg(jpeg, **options) for jpeg in kept["jpeg"]])
     probabilities = keras.ops.softmax(model.predict(images, verbose=0)).numpy()

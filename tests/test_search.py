@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from utils.experiments import processes, search
-from utils.figures import search as search_figures
+from utils.figures import charts
 from utils.training.results import history_names
 
 ROOT = Path(__file__).parents[1]
@@ -223,7 +223,7 @@ def test_figure_of_sizes():
     """A line for each width; a point, with its number of blocks, for each network."""
     points = search.points("size")
     rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, seconds=60.0)
-    panels = search_figures.plot_sizes(rows).axes
+    panels = charts.plot_sizes(rows).axes
     for axes in panels:
         assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 3]
         assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 3

@@ -15,7 +15,10 @@ from layouts import CLASSES, SHARDS, TRAIN, VAL, assert_refused, jpeg, pack_tar,
 from PIL import Image
 
 from utils.data import tfrecords, tiny_imagenet
-from utils.data.tfrecords import DatasetError, convert, load_manifest, prepare_dataset
+from utils.data.archives import DatasetError
+from utils.data.manifest import load_manifest
+from utils.data.prepare import prepare_dataset
+from utils.data.tfrecords import convert
 
 
 def test_records_hold_exactly_what_the_layout_holds(layout, tmp_path):

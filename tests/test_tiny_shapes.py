@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from utils.data import tiny_shapes
-from utils.data.tfrecords import prepare_dataset
+from utils.data.prepare import prepare_dataset
 from utils.data.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_pretrained import build_reference, fill_weights, read_reference, relative_error
 
-from utils.analysis import imagenet
+from utils.models import torch_weights
 from utils.models.presets import PRESETS
 from utils.models.torch_weights import convert_torch_checkpoint, read_torch_checkpoint
 
@@ -46,7 +46,7 @@ def test_what_the_authors_training_writes(small, tmp_path):
     model = keras.models.load_model(tmp_path / "small.keras")
     assert model.input_shape == (None, 64, 64, 3)
     expected, x = build_reference("small_64")
-    pixels = x * np.array(imagenet.STD) + np.array(imagenet.MEAN)
+    pixels = x * np.array(torch_weights.STD) + np.array(torch_weights.MEAN)
     assert relative_error(model(pixels.astype("float32")), np.asarray(expected(x))) <= 1e-4
     assert relative_error(expected(x), read_reference("small_64")["logits_eval"]) <= 1e-5
 
@@ -61,7 +61,7 @@ def test_the_command(tmp_path):
     assert result.stdout.splitlines()[-1].endswith("fishnet99.keras written")
     model = keras.models.load_model(tmp_path / "fishnet99.keras")
     _, x = build_reference("fishnet99_224")
-    pixels = (x * np.array(imagenet.STD) + np.array(imagenet.MEAN)).astype("float32")
+    pixels = (x * np.array(torch_weights.STD) + np.array(torch_weights.MEAN)).astype("float32")
     expected = read_reference("fishnet99_224")["logits_eval"]
     assert relative_error(model(pixels), expected) <= 1e-4
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from utils.data.tfrecords import DatasetError
+from utils.data.archives import DatasetError
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
 from utils.models.presets import PRESETS, FishNetConfig
@@ -21,7 +21,8 @@ from utils.training.checkpoints import (
     save_checkpoint,
 )
 from utils.training.config import RunConfig
-from utils.training.results import is_reportable, load_predictions, read_result
+from utils.training.predictions import load_predictions
+from utils.training.results import is_reportable, read_result
 from utils.training.run import TrainingError, train
 
 # As little of a FishNet as there can be: tracing is what takes the time here.

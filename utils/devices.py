@@ -4,9 +4,6 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-import keras
-import numpy as np
-
 DISTRIBUTIONS = ("auto", "none")
 
 
@@ -28,6 +25,8 @@ class Devices:
 
     def synchronize_batch_norm(self, model):
         """Lets BatchNorm see whole batches, as on one device. On JAX it does anyhow."""
+        import keras
+
         for layer in model.layers if self.mirrored else ():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
@@ -36,6 +35,7 @@ class Devices:
         """What process 0 passes, as a tuple of ints; waits for all processes."""
         if self.processes == 1:
             return numbers
+        import numpy as np
         from jax.experimental.multihost_utils import broadcast_one_to_all
 
         return tuple(int(n) for n in broadcast_one_to_all(np.array(numbers)))
@@ -59,6 +59,8 @@ def find_devices(distribution="auto"):
         raise ValueError(
             f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Received: {distribution!r}"
         )
+    import keras
+
     names = keras.distribution.list_devices()
     if distribution == "none" or len(names) == 1:
         return Devices()
@@ -78,6 +80,8 @@ def join_processes():
     The variables are those of `keras.distribution.initialize`: KERAS_DISTRIBUTION_JOB_ADDRESSES,
     KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID.
     """
+    import keras
+
     if keras.backend.backend() != "jax" or "KERAS_DISTRIBUTION_NUM_PROCESSES" not in os.environ:
         return
     import jax

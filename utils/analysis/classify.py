@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.training.results import load_predictions
+from utils.training.predictions import load_predictions
 
 
 class ImageError(Exception):

@@ -21,14 +21,14 @@ def kept_images(predictions):
     """The images that a run's predictions keep, drawn at random, with their labels.
 
     Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
+        predictions: as `utils.training.predictions.load_predictions` returns them.
 
     Returns:
         uint8 (samples, height, width, 3) and int (samples,); the same for all runs.
     """
-    jpegs = predictions["jpeg"][: results.SAMPLES]
+    jpegs = predictions["jpeg"][: predictions.SAMPLES]
     images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
-    labels = predictions["labels"][predictions["sample"][: results.SAMPLES]]
+    labels = predictions["labels"][predictions["sample"][: predictions.SAMPLES]]
     return np.stack([np.asarray(image) for image in images]), labels.astype(int)
 
 
@@ -92,7 +92,7 @@ def keep_gradient_norms(config, predictions):
 
     Args:
         config: the `RunConfig` of the run, whose `model.keras` must be in its run_dir.
-        predictions: of any run, as `utils.training.results.load_predictions` returns them.
+        predictions: of any run, as `utils.training.predictions.load_predictions` returns them.
 
     Returns:
         The result.

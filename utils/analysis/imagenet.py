@@ -8,10 +8,6 @@ import keras
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Per channel, in units of 0..255; as torchvision's models and the authors' code have them.
-MEAN = tuple(255 * mean for mean in (0.485, 0.456, 0.406))
-STD = tuple(255 * std for std in (0.229, 0.224, 0.225))
-
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 

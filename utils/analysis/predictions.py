@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from utils.training.predictions import _confusions
+
 
 def short_name(words):
     """First of the comma-separated names of a class."""
@@ -13,7 +15,7 @@ def per_class_accuracy(predictions):
     """Top-1 by class.
 
     Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
+        predictions: as `utils.training.predictions.load_predictions` returns them.
 
     Returns:
         `pandas.Series` of fractions by class name, worst first.
@@ -29,7 +31,7 @@ def confused_pairs(predictions, count=15):
     """Pairs of classes that are most often taken for one another.
 
     Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
+        predictions: as `utils.training.predictions.load_predictions` returns them.
         count: how many pairs.
 
     Returns:
@@ -50,42 +52,11 @@ def confused_pairs(predictions, count=15):
     return table.head(count)
 
 
-def confused_images(predictions, pairs=6, each=3):
-    """Images of the most confused pairs that were taken for the other class, surest first.
-
-    Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
-        pairs: how many pairs.
-        each: images of each of its two classes, or fewer where there are fewer.
-
-    Returns:
-        List of lists, one a pair, of image indices.
-    """
-    labels, called = predictions["labels"], predictions["classes"][:, 0]
-    surest = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
-    _, first, second = _confusions(predictions)
-    found = []
-    for a, b in zip(first[:pairs], second[:pairs], strict=True):
-        ways = [(labels[surest] == x) & (called[surest] == y) for x, y in ((a, b), (b, a))]
-        found.append([int(i) for way in ways for i in surest[way][:each]])
-    return found
-
-
-def _confusions(predictions):
-    """The confusion matrix, and the pairs of classes (first, second), most confused first."""
-    count = len(predictions["words"])
-    matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (predictions["labels"], predictions["classes"][:, 0]), 1)
-    first, second = np.triu_indices(count, k=1)
-    order = np.argsort(-(matrix + matrix.T)[first, second], kind="stable")
-    return matrix, first[order], second[order]
-
-
 def calibration(predictions, bins=15):
     """Whether a network is right as often as it says.
 
     Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
+        predictions: as `utils.training.predictions.load_predictions` returns them.
         bins: bins of equal width for the probability of the first guess.
 
     Returns:

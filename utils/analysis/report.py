@@ -5,9 +5,10 @@ from pathlib import Path
 
 import typst
 
+from utils.analysis.published import REPORT
 from utils.experiments import ablations, comparison, search
 from utils.experiments.processes import complete_result
-from utils.training.results import REPORT, load_results
+from utils.training.results import load_results
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # what the report cites
 

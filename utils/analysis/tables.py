@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
-from utils.training.results import REPORT, load_predictions, results_table
+from utils.analysis.published import REPORT
+from utils.training.predictions import load_predictions
 
 
 def markdown_results(results):
@@ -101,3 +105,41 @@ def fill_in(text, section, content):
     if not marks.search(text):
         raise ValueError(f"The marks of section {section!r} are missing.")
     return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def results_table(results):
+    """The results table, our runs beside the report's rows.
+
+    Args:
+        results: as `load_results` returns them.
+
+    Returns:
+        `pandas.DataFrame`, a row a run: parameters, MACs, epochs, seconds an epoch, device,
+        training and val accuracies as fractions, val top-1 with mirror images and of averaged
+        weights in columns of their own, and the report's numbers of the same network.
+    """
+    rows = []
+    for result in results:
+        history, report = result["history"], REPORT.reindex([result["preset"]]).iloc[0]
+        rows.append(
+            {
+                "run": result["run_id"],
+                "preset": result["preset"],
+                "recipe": result["recipe"],
+                "parameters": result["model"]["parameters"],
+                "MACs": result["model"]["macs"],
+                "epochs": len(history["loss"]),
+                "s / epoch": float(np.median(history["seconds"])),
+                "device": result["env"]["device"],
+                "train top-1": history["top1"][-1],
+                "val top-1": result["metrics"]["top1"],
+                "val top-5": result["metrics"]["top5"],
+                "val top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
+                "val top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
+                "report: parameters": report["parameters"],
+                "report: s / epoch": report["seconds_per_epoch"],
+                "report: train top-1": report["train_top1"],
+                "report: val top-1": report["val_top1"],
+            }
+        )
+    return pd.DataFrame(rows)

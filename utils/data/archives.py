@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import keras
 from tqdm import tqdm
 
 # Where downloads are kept: Keras' own cache.
@@ -179,6 +178,8 @@ def open_archive(
 
 def _download(url: str, sha256: str | None) -> Path:
     """Downloads into the cache; a copy there is used again only if its sha256 is known."""
+    import keras  # loads its backend
+
     cache = Path(DOWNLOAD_CACHE).expanduser()
     target = hashlib.sha256(url.encode()).hexdigest()[:8] + "-" + posixpath.basename(url)
     try:

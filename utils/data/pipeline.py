@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from utils.data.archives import DatasetError
 from utils.data.augmentation import draw_moves, move_boxes, move_images
-from utils.data.tfrecords import DatasetError
-
-SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
-ORDERS = ("shuffled", "classes")
-SPLITS = ("val", "holdout")  # what a run reports on
+from utils.data.manifest import SHUFFLE_WINDOW, evaluation_size, steps_per_epoch, training_size
 
 
 def training_batches(
@@ -42,7 +39,7 @@ def training_batches(
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         batch_size: images a batch, static in the shape of the result.
         epochs: epoch to stop before.
         first_epoch: first epoch to yield, counted from 0.
@@ -54,8 +51,8 @@ def training_batches(
         record_order: "classes" to read one class after another, as from records that were never
             shuffled.
         shuffle_window: images among which each next one is drawn.
-        augment: whether to move and mirror images at random (see `utils.data.augmentation`), and what is
-            known of them with them.
+        augment: whether to crop and flip images at random (see `utils.data.augmentation`), and
+            their boxes and masks with them.
         task: what the targets are, see below.
         cache_dir: an empty folder for the decoded images; None keeps them in memory.
 
@@ -121,7 +118,7 @@ def evaluation_batches(
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         batch_size: images a batch; the last one may be smaller.
         split: `"val"` for the validation records, `"holdout"` for the images of train that the
             manifest lists.
@@ -149,11 +146,6 @@ def _filled_up(images, targets, size):
     return tuple(tf.ensure_shape(x, (size, *x.shape[1:])) for x in (*filled, weights))
 
 
-def evaluation_size(manifest, split="val"):
-    """Images that a run reports on."""
-    return manifest["counts"]["holdout" if split == "holdout" else "validation"]
-
-
 @contextlib.contextmanager
 def reading_records(data_dir):
     """Turns what TensorFlow says of bad records into an error that names the folder and a remedy.
@@ -177,31 +169,12 @@ def reading_records(data_dir):
         ) from error
 
 
-def training_size(manifest, split="val", fraction=1.0):
-    """Images that a run trains on: a share of train, or of train without the hold-out."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: split={split!r}")
-    counts = manifest["counts"]
-    return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))
-
-
-def steps_per_epoch(manifest, split, batch_size, fraction=1.0):
-    """Whole batches in an epoch; `ValueError` when there is none."""
-    images = training_size(manifest, split, fraction)
-    if batch_size > images:
-        raise ValueError(
-            f"batch_size must be at most the number of training images, {images}. "
-            f"Received: batch_size={batch_size}"
-        )
-    return images // batch_size
-
-
 def encoded_images(data_dir, manifest, *, split="val"):
     """The JPEG bytes of the images of `evaluation_batches`, in the same order.
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         split: `"val"` or `"holdout"`.
 
     Returns:
@@ -216,7 +189,7 @@ def target_boxes(data_dir, manifest, split="val"):
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         split: `"val"`, `"holdout"`, or `"train"` for all of train.
 
     Returns:
@@ -233,7 +206,7 @@ def labelled_boxes(data_dir, manifest, *, count=32):
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         count: how many.
 
     Returns:

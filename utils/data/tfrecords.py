@@ -8,7 +8,6 @@ research/slim/datasets/build_imagenet_data.py (boxes) and research/deeplab/datas
 (masks).
 """
 
-import hashlib
 import json
 import math
 import os
@@ -23,16 +22,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from utils.data import oxford_pets, tiny_shapes
+from utils.data import tiny_shapes
 from utils.data.archives import Archive, DatasetError, open_archive
+from utils.data.manifest import MANIFEST, SCHEMA, _damaged_shards, _sha256, load_manifest
 from utils.data.tiny_imagenet import IMAGE_SIZE, ImageFile, Layout, read_image, read_layout
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
-DATASETS = ("tiny-imagenet", "tiny-shapes", "oxford-pets")
-MANIFEST = "manifest.json"
-SCHEMA = 1
 SHUFFLE_SEED = 2012
 HOLDOUT_SEED = 2018
 HOLDOUT_PER_CLASS = 50
@@ -78,96 +75,6 @@ def convert(
         if str(archive).endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
     return _build(archive, Path(output_dir), sha256, shards)
-
-
-def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> dict:
-    """Reads the manifest of a conversion.
-
-    Args:
-        data_dir: Folder of the records.
-        verify: Whether to check presence and sha256 of each shard.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DatasetError: No or another manifest, or a shard that is missing or damaged.
-    """
-    path = Path(data_dir, MANIFEST)
-    remedy = "run notebooks/01_data_conversion.ipynb"
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist; {remedy}.") from None
-    except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); delete {data_dir}, {remedy}.") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise DatasetError(f"{path} has another schema; delete {data_dir}, {remedy}.")
-    damaged = _damaged_shards(Path(data_dir), manifest) if verify else []
-    if damaged:
-        raise DatasetError(f"{data_dir}: missing or damaged: {', '.join(damaged)}; {remedy}.")
-    return manifest
-
-
-def prepare_dataset(
-    dataset: str,
-    data_dir: str | os.PathLike,
-    *,
-    archive: str | os.PathLike = OFFICIAL_URL,
-    sha256: str | None = None,
-    train_shards: int = 16,
-    validation_shards: int = 2,
-    **shapes_options,
-) -> dict:
-    """Makes the records of a dataset in `data_dir`, unless they are there.
-
-    Args:
-        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
-            "oxford-pets" takes what tensorflow-datasets has prepared, its folder as `archive`.
-        data_dir: Folder of the records.
-        archive: See `convert`; not used for "tiny-shapes".
-        sha256: See `convert`.
-        train_shards: Number of train files.
-        validation_shards: Number of validation files.
-        **shapes_options: See `tiny_shapes.draw_tiny_shapes`.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        ValueError: Unknown dataset.
-        DatasetError: See `convert`; or `data_dir` holds the other dataset.
-    """
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
-    synthetic = dataset == "tiny-shapes"
-    shards = {"train": train_shards, "validation": validation_shards}
-    if Path(data_dir, MANIFEST).exists():
-        found = load_manifest(data_dir, verify=False)
-        asked = {split: shapes_options.get(f"{split}_per_class") for split in shards}
-        if found["synthetic"] != synthetic or any(
-            number and found["class_counts"][split][0] != number for split, number in asked.items()
-        ):
-            raise DatasetError(
-                f"{data_dir} holds {found['dataset']} with {found['counts']}, not the {dataset} "
-                "asked for; choose another folder."
-            )
-    if dataset == "tiny-imagenet":
-        return convert(
-            archive,
-            data_dir,
-            sha256=sha256,
-            train_shards=train_shards,
-            validation_shards=validation_shards,
-        )
-    if manifest := _finished(data_dir, shards):
-        return manifest
-    with tempfile.TemporaryDirectory() as root:
-        if synthetic:
-            tiny_shapes.draw_tiny_shapes(root, **shapes_options)
-        else:
-            oxford_pets.lay_out_pets(archive, root)
-        return _build(root, Path(data_dir), None, shards)
 
 
 def _at_hand(name: str, folder: str = "data") -> Path | None:
@@ -251,19 +158,6 @@ def _shard_names(split: str, number: int) -> list[str]:
     if number < 1:
         raise ValueError(f"A split needs at least one shard. Received: {number} for {split}")
     return [f"{split}-{index:05d}-of-{number:05d}" for index in range(number)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damaged_shards(data_dir: Path, manifest: dict) -> list[str]:
-    return [
-        name
-        for name, shard in sorted(manifest["shards"].items())
-        if not (data_dir / name).is_file() or _sha256(data_dir / name) != shard["sha256"]
-    ]
 
 
 def _write_records(source: Archive, layout: Layout, folder: Path, shards: dict) -> dict:

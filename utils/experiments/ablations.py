@@ -5,15 +5,14 @@ import numpy as np
 import pandas as pd
 
 from utils.data import pipeline
-from utils.data.tfrecords import load_manifest
-from utils.models.build import with_kinds
+from utils.data.manifest import load_manifest
+from utils.experiments.common import COMMON, DEFAULT_SEEDS, noise_of
+from utils.models.fast_layers import with_kinds
 from utils.training import results
 from utils.training.callbacks import reported
 from utils.training.config import RunConfig
-from utils.training.recipes import compile_model
+from utils.training.optimizers import compile_model
 
-# All runs: `simple`, `tuned` otherwise, a third of train, five epochs, reported on the hold-out.
-COMMON = {"epochs": 5, "kind": "ablation", "fraction": 1 / 3, "split": "holdout"}
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_patience": 3}
 
 # name of the run: (what it is, changes to the default)
@@ -36,7 +35,6 @@ FACTORS = {
         {"recipe": "report", "batch_norm_momentum": 0.99},
     ),
 }
-DEFAULT_SEEDS = (0, 1)
 
 
 def runs():
@@ -95,11 +93,6 @@ def table(results_dir="report/results"):
     return pd.concat([rows[:1], rows[1:].sort_values("points")], ignore_index=True)
 
 
-def noise_of(top1):
-    """One standard deviation of a single run's difference from the mean of several seeds."""
-    return top1.std(ddof=1) * (1 + 1 / len(top1)) ** 0.5 if len(top1) > 1 else float("nan")
-
-
 class _BatchStatistics(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=True, mask=mask)
@@ -146,7 +139,8 @@ def evaluate_with_batch_statistics(config, record_order="shuffled"):
     order = "" if record_order == "shuffled" else f"-{record_order}"
     result |= {
         "run_id": f"{config.run_id}-batch-statistics{order}",
-        "command": f"{result['command']} # then utils.experiments.ablations.evaluate_with_batch_statistics",
+        "command": f"{result['command']} # then "
+        "utils.experiments.ablations.evaluate_with_batch_statistics",
         "history": {},
         "seconds": {},
         "metrics": {

@@ -205,7 +205,7 @@ def waiting(preset, *, data_dir, batch_size=256, steps=40, recipe="tuned"):
         training step, in [0, 1].
     """
     from utils.data import pipeline
-    from utils.data.tfrecords import load_manifest
+    from utils.data.manifest import load_manifest, steps_per_epoch
     from utils.training.recipes import get_recipe
 
     manifest = load_manifest(data_dir)
@@ -218,7 +218,7 @@ def waiting(preset, *, data_dir, batch_size=256, steps=40, recipe="tuned"):
             augment=get_recipe(recipe).augment,
         )
     )
-    for _ in range(pipeline.steps_per_epoch(manifest, "val", batch_size) + 1):
+    for _ in range(steps_per_epoch(manifest, "val", batch_size) + 1):
         next(batches)  # the first epoch decodes
     start = time.perf_counter()
     for _ in range(5 * steps):
@@ -266,7 +266,8 @@ def _compiled(preset, precision, xla, fast_layers, batch_size, **size):
     from utils.models.build import build_model
     from utils.models.fast_layers import accelerate
     from utils.models.presets import FishNetConfig
-    from utils.training.recipes import compile_model, get_recipe
+    from utils.training.optimizers import compile_model
+    from utils.training.recipes import get_recipe
 
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)
     keras.config.set_dtype_policy(precision)

@@ -114,7 +114,7 @@ def trivial_boxes(data_dir, manifest, split="val"):
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         split: "val" or "holdout".
 
     Returns:
@@ -141,7 +141,7 @@ def majority_class(data_dir, manifest, split="val"):
 
     Args:
         data_dir: folder with the TFRecord shards.
-        manifest: what `utils.data.tfrecords.load_manifest` returns for it.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         split: "val" or "holdout".
 
     Returns:

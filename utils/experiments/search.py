@@ -17,7 +17,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from utils.experiments import processes
-from utils.experiments.ablations import COMMON, DEFAULT_SEEDS, noise_of
+from utils.experiments.common import COMMON, DEFAULT_SEEDS, noise_of
 from utils.experiments.processes import complete_result
 from utils.training import results
 from utils.training.config import RunConfig
@@ -67,7 +67,7 @@ def run_config(point, *, seed=0, runs_dir="runs", **options):
         point: dict by the names in a space.
         seed: of the run.
         runs_dir: folder of the runs' folders.
-        **options: fields of `RunConfig` in place of those of `utils.experiments.ablations.COMMON`.
+        **options: fields of `RunConfig` in place of those of `utils.experiments.common.COMMON`.
 
     Returns:
         A `RunConfig`. Its name is made of what differs from the default; the default itself is the

@@ -3,21 +3,30 @@
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import (
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    ScalarFormatter,
+)
 
-from utils.analysis.predictions import expected_calibration_error, short_name
-from utils.figures.style import PALETTE, WIDTH, shorten, show
+from utils.analysis.predictions import expected_calibration_error
+from utils.figures.style import PALETTE, WIDTH
+from utils.training.results import TITLES
 
 
 def plot_size(table, report, literature):
     """Val top-1 against parameters and against MACs: our runs, the report's and published networks.
 
     Args:
-        table: as `utils.training.results.results_table` returns it; of several runs of a preset and a
-            recipe, the longest is shown.
-        report: `utils.training.results.REPORT`; its MACs are not known.
-        literature: `utils.training.results.LITERATURE`.
+        table: as `utils.analysis.tables.results_table` returns it; of several runs of a preset
+            and a recipe, the longest is shown.
+        report: `utils.analysis.published.REPORT`; its MACs are not known.
+        literature: `utils.analysis.published.LITERATURE`.
 
     Returns:
         The matplotlib `Figure`.
@@ -70,7 +79,7 @@ def plot_imagenet(published):
     """Top-1 error on ImageNet-1k against parameters, as published: the paper's figure 4.
 
     Args:
-        published: `utils.training.results.IMAGENET`.
+        published: `utils.analysis.published.IMAGENET`.
 
     Returns:
         The matplotlib `Figure`.
@@ -92,7 +101,7 @@ def plot_gap(table):
     """Train and val top-1 of each run, joined by a line: its length is the generalisation gap.
 
     Args:
-        table: as `utils.training.results.results_table` returns it.
+        table: as `utils.analysis.tables.results_table` returns it.
 
     Returns:
         The matplotlib `Figure`.
@@ -177,104 +186,6 @@ def plot_confused(pairs):
     return figure
 
 
-def plot_predictions(predictions, rows=4, columns=6):
-    """Images with what the network called them: green frame when right, orange when wrong.
-
-    Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
-        rows: rows of images.
-        columns: images a row.
-
-    Returns:
-        The matplotlib `Figure`.
-    """
-    figure, panels = plt.subplots(rows, columns, figsize=(WIDTH, 1.32 * rows))
-    names = [short_name(w) for w in predictions["words"]]
-    kept = zip(predictions["sample"], predictions["jpeg"], strict=True)
-    right_color, wrong_color = sns.color_palette(PALETTE)[2], sns.color_palette(PALETTE)[3]
-    for axes, (index, jpeg) in zip(panels.flat, kept, strict=False):
-        label, called = predictions["labels"][index], predictions["classes"][index, 0]
-        probability = predictions["probabilities"][index, 0]
-        right = label == called
-        show(axes, jpeg)
-        axes.set_title(
-            f"{shorten(names[called])} {probability:.0%}"
-            + ("" if right else f"\nis {shorten(names[label])}"),
-            fontsize=6,
-            fontweight="normal",
-            color="black" if right else wrong_color,
-        )
-        for spine in axes.spines.values():
-            spine.set(visible=True, color=right_color if right else wrong_color, linewidth=2)
-    return figure
-
-
-def plot_confused_images(predictions, groups):
-    """Images that were taken for the other class of a pair, a row for each pair.
-
-    Args:
-        predictions: as `utils.training.results.load_predictions` returns them.
-        groups: as `utils.analysis.predictions.confused_images` returns it.
-
-    Returns:
-        The matplotlib `Figure`.
-    """
-    names = [short_name(w) for w in predictions["words"]]
-    kept = dict(zip(predictions["sample"].tolist(), predictions["jpeg"], strict=True))
-    columns = max(len(group) for group in groups)
-    figure, panels = plt.subplots(
-        len(groups), columns, figsize=(WIDTH, 1.25 * len(groups)), squeeze=False
-    )
-    for row, group in zip(panels, groups, strict=True):
-        for axes in row[len(group) :]:
-            axes.axis("off")
-        for axes, index in zip(row, group, strict=False):
-            show(axes, kept[index])
-            label, called = predictions["labels"][index], predictions["classes"][index, 0]
-            axes.set_title(
-                f"{shorten(names[label])}\ncalled {shorten(names[called])}",
-                fontsize=6,
-                fontweight="normal",
-            )
-    return figure
-
-
-def plot_grad_cam(images, maps, titles):
-    """Images, and beside each where the layers find what speaks for its class.
-
-    Args:
-        images: uint8 (n, height, width, 3).
-        maps: as `utils.analysis.gradients.grad_cam` returns them.
-        titles: n titles.
-
-    Returns:
-        The matplotlib `Figure`.
-    """
-    figure, panels = plt.subplots(
-        1 + len(maps), len(images), figsize=(WIDTH, 0.95 * (1 + len(maps)) + 0.2), squeeze=False
-    )
-    height, width = images.shape[1:3]
-    for axes in panels.flat:
-        axes.set(xticks=[], yticks=[])
-    for axes, image, title in zip(panels[0], images, titles, strict=True):
-        axes.imshow(image)
-        axes.set_title(shorten(title), fontsize=6, fontweight="normal")
-    for row, (layer, cams) in zip(panels[1:], maps.items(), strict=True):
-        row[0].set_ylabel(f"{layer}\n{cams.shape[1]}×{cams.shape[2]}", fontsize=7)
-        for axes, image, cam in zip(row, images, cams, strict=True):
-            axes.imshow(image.mean(axis=-1), cmap="gray", alpha=0.5)
-            axes.imshow(
-                cam,
-                cmap="inferno",
-                alpha=0.55,
-                vmin=0,
-                vmax=1,
-                extent=(0, width, height, 0),
-                interpolation="bicubic",
-            )
-    return figure
-
-
 def plot_gradient_norms(norms):
     """Gradient of each part of a network relative to its weights, shallow to deep.
 
@@ -324,4 +235,134 @@ def plot_ablations(table):
     right.legend(loc="lower left")
     for axes in (left, right):
         axes.grid(visible=False, axis="y")
+    return figure
+
+
+def plot_comparison(tables):
+    """How far from the first network the others are, by metric.
+
+    Args:
+        tables: dict of title: what `utils.experiments.comparison.table` returns.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    figure, panels = plt.subplots(1, len(tables), figsize=(WIDTH, 2.6), squeeze=False)
+    names = dict.fromkeys(name for table in tables.values() for name in table.index[1:])
+    colors = dict(zip(names, sns.color_palette(PALETTE), strict=False))
+    for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
+        metrics = [name.removesuffix(" apart") for name in table if name.endswith(" apart")]
+        others = table.iloc[1:]
+        places = np.arange(len(metrics))
+        height = 0.8 / len(others)
+        for i, (name, row) in enumerate(others.iterrows()):
+            axes.barh(
+                places + (i - (len(others) - 1) / 2) * height,
+                [row[f"{metric} apart"] for metric in metrics],
+                height,
+                xerr=[row[f"{metric} error"] for metric in metrics],
+                color=colors[name],
+            )
+        axes.set_yticks(places, [TITLES[metric] for metric in metrics])
+        axes.invert_yaxis()
+        axes.axvline(0, color="0.3", lw=1)
+        axes.grid(visible=False, axis="y")
+        axes.set(title=title, xlabel=f"points against {table.index[0]}")
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors))
+    return figure
+
+
+def plot_variants(tables):
+    """What each value of each study gains or loses against the default.
+
+    Args:
+        tables: dict of title: what `utils.experiments.search.table` returns.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    heights = [len(table) for table in tables.values()]
+    figure, panels = plt.subplots(
+        len(tables),
+        1,
+        figsize=(WIDTH, 0.3 * sum(heights) + 0.5 * len(tables)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=heights,
+    )
+    for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
+        noise = table["uncertainty"].iloc[0]
+        axes.axvspan(-noise, noise, color="0.88")
+        axes.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
+        axes.axvline(0, color="0.3", lw=1)
+        axes.set_title(title, loc="left")
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+    axes.set(xlabel="points of hold-out top-1, against the default (gray: noise between seeds)")
+    return figure
+
+
+def plot_sizes(table):
+    """Top-1 of each width and depth against parameters and against time; the numbers are blocks.
+
+    Args:
+        table: as `utils.experiments.search.table` returns it for the study `size`, and
+            seconds per epoch.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3), sharey=True)
+    for axes, x, unit in zip(panels, ("parameters", "seconds"), (1e6, 1), strict=True):
+        for width, group in table.groupby("width"):
+            axes.plot(group[x] / unit, 100 * group["top1"], marker="o", label=f"{width:g}")
+            for row in group.itertuples():
+                where = (getattr(row, x) / unit, 100 * row.top1)
+                axes.annotate(row.blocks, where, xytext=(4, 4), textcoords="offset points")
+        axes.set(xscale="log")
+        axes.margins(x=0.1, y=0.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+    panels[0].set(xlabel="million parameters", ylabel="hold-out top-1, %")
+    panels[1].set(xlabel="seconds an epoch")
+    panels[1].legend(title="width, times the paper's", loc="lower right")
+    return figure
+
+
+def plot_curves(results):
+    """Loss and top-1 by epoch, training dashed and evaluation solid; a row for each recipe.
+
+    Args:
+        results: list of results (see `utils.training.results`); without a top-1, as in
+            segmentation, the IoU is shown.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    recipes = list(dict.fromkeys(result["recipe"] for result in results))
+    figure, rows = plt.subplots(
+        len(recipes), 2, figsize=(WIDTH, 2.1 * len(recipes) + 0.5), squeeze=False
+    )
+    shown = "top1" if "top1" in results[0]["history"] else "iou"
+    for recipe, (left, right) in zip(recipes, rows, strict=True):
+        runs = [result for result in results if result["recipe"] == recipe]
+        for color, result in zip(sns.color_palette(PALETTE), runs, strict=False):
+            history = result["history"]
+            epochs = range(1, len(history["loss"]) + 1)
+            for axes, name in ((left, "loss"), (right, shown)):
+                axes.plot(epochs, history[name], "--", color=color)
+                axes.plot(epochs, history[f"val_{name}"], "o-", ms=2.5, color=color)
+            left.plot([], [], color=color, label=f"{result['preset']}, {len(epochs)} epochs")
+        left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
+        left.legend(fontsize=7, loc="lower left", frameon=True)
+        right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    splits = " or ".join(dict.fromkeys(result["metrics"]["split"] for result in results))
+    handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
+    figure.legend(handles, ["train", splits], loc="outside lower center", ncols=2)
     return figure

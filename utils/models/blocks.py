@@ -8,18 +8,14 @@ import math
 import keras
 from keras import layers
 
-STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
-    "imagenet": (2, True),
-    "half": (2, False),
-    "full": (1, False),
-}
+from utils.models.presets import STEMS
 
 
 def get_stem(name):
     """Looks up a stem.
 
     Args:
-        name: a key of `STEMS`.
+        name: a key of `utils.models.presets.STEMS`.
 
     Returns:
         (stride, pool) as there.

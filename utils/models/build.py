@@ -5,8 +5,9 @@ import math
 import keras
 from keras import layers
 
-from utils.models.blocks import classifier, get_stem, normalize
+from utils.models.baselines import _build_baseline, build_resnext, build_unet
 from utils.models.fishnet import build_fishnet
+from utils.models.heads import HEADS
 from utils.models.presets import (
     BaselineConfig,
     FishNetConfig,
@@ -14,12 +15,9 @@ from utils.models.presets import (
     UNetConfig,
     get_preset,
 )
-from utils.models.resnext import build_resnext
-from utils.models.unet import build_unet
-from utils.training.tasks import TASKS
 
 # What the names of the layers of classifiers, boxes and masks begin with.
-HEADS = ("logits", "hidden", "box", "decoder")
+HEAD_LAYERS = ("logits", "hidden", "box", "decoder")
 
 
 def build_model(
@@ -42,7 +40,7 @@ def build_model(
             a 3x3 convolution with stride 2 or 1 and no pool in its place.
         normalization: None, or (mean, std) of three floats each in units of 0..255; see
             `build_fishnet`.
-        task: a name in `utils.training.tasks.TASKS`.
+        task: a name in `utils.models.heads.HEADS`.
         name: the model's; None: the preset's.
 
     Returns:
@@ -62,44 +60,7 @@ def build_model(
         normalization=normalization,
         name=name or (preset if isinstance(preset, str) else None),
     )
-    return TASKS[task].add_head(classifier, num_classes)
-
-
-def _build_baseline(config, *, image_size, num_classes, stem, normalization, name):
-    stride, pool = get_stem(stem)
-    inputs = keras.Input((image_size, image_size, 3), name="image")
-    application = getattr(keras.applications, config.application)
-    backbone = application(
-        include_top=False, weights=None, input_tensor=normalize(inputs, normalization)
-    )
-    if not pool:
-        backbone = _with_small_stem(backbone, stride, config.application)
-    x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
-    for index, units in enumerate(config.hidden_units, start=1):
-        x = layers.Dense(units, activation="relu", name=f"hidden_{index}")(x)
-    return keras.Model(
-        backbone.input, classifier(x, num_classes, dropout=config.dropout), name=name
-    )
-
-
-def _with_small_stem(backbone, stride, application):
-    """A copy whose 7x7 convolution is 3x3, and whose first pool does nothing."""
-    kinds = [layers.ZeroPadding2D, layers.Conv2D, layers.ZeroPadding2D, layers.MaxPooling2D]
-    first = [layer for layer in backbone.layers if type(layer) in kinds][:4]
-    if [type(layer) for layer in first] != kinds:
-        raise ValueError(
-            f"{application} does not begin with a padded convolution and max-pool; `stem` must be "
-            "'imagenet'."
-        )
-    pad, conv, *pool = first
-    changes = {pad: {"padding": 1}, conv: {"kernel_size": 3, "strides": stride}}
-
-    def clone(layer):
-        if layer in pool:
-            return layers.Identity(name=layer.name)
-        return type(layer).from_config({**layer.get_config(), **changes.get(layer, {})})
-
-    return keras.models.clone_model(backbone, clone_function=clone)
+    return HEADS[task](classifier, num_classes)
 
 
 _BUILDERS = {
@@ -131,17 +92,17 @@ def start_from(model, path):
         raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
     found = {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
-    kept = [name for name in wanted if name not in found and name.startswith(HEADS)]
+    kept = [name for name in wanted if name not in found and name.startswith(HEAD_LAYERS)]
     problems = [f"missing: {name}" for name in wanted if name not in found and name not in kept]
     problems += [
         f"unexpected: {name}"
         for name in found
-        if name not in wanted and not name.startswith((*HEADS, "score"))
+        if name not in wanted and not name.startswith((*HEAD_LAYERS, "score"))
     ]
     for name in wanted.keys() & found.keys():
         expected = [tuple(weight.shape) for weight in wanted[name].weights]
         shapes = [weight.shape for weight in found[name]]
-        if shapes != expected and name.startswith(HEADS):
+        if shapes != expected and name.startswith(HEAD_LAYERS):
             kept.append(name)
         elif shapes != expected:
             problems.append(f"shapes: {name} must have {expected}. Received: {shapes}")
@@ -154,23 +115,6 @@ def start_from(model, path):
         if name not in kept:
             layer.set_weights(found[name])
     return kept
-
-
-def with_kinds(model, kind_of):
-    """A copy of a model with layers of other classes that have the same settings and variables.
-
-    Args:
-        model: a functional `keras.Model`.
-        kind_of: gives the class that takes a layer's place.
-
-    Returns:
-        A `keras.Model` with the same weights, not compiled.
-    """
-    copy = keras.models.clone_model(
-        model, clone_function=lambda layer: kind_of(layer).from_config(layer.get_config())
-    )
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def count_parameters(model):

@@ -7,8 +7,6 @@ them and saved with Keras' own. `05_performance` shows what each of them gives, 
 import keras
 from keras import layers, ops
 
-from utils.models.build import with_kinds
-
 
 class PointwiseConv2D(layers.Conv2D):
     """A 1x1 convolution as the matrix product that it is, with stride 1 and no activation."""
@@ -128,3 +126,20 @@ def _is_tiled(layer):
     return tuple(layer.pool_size) == tuple(layer.strides) and not any(
         size % pool for size, pool in zip(layer.input.shape[1:3], layer.pool_size, strict=True)
     )
+
+
+def with_kinds(model, kind_of):
+    """A copy of a model with layers of other classes that have the same settings and variables.
+
+    Args:
+        model: a functional `keras.Model`.
+        kind_of: gives the class that takes a layer's place.
+
+    Returns:
+        A `keras.Model` with the same weights, not compiled.
+    """
+    copy = keras.models.clone_model(
+        model, clone_function=lambda layer: kind_of(layer).from_config(layer.get_config())
+    )
+    copy.set_weights(model.get_weights())
+    return copy

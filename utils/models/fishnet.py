@@ -20,7 +20,7 @@ STAGES = (  # of the features f0 ... f10
     *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
     *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
 )
-DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head
+_DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head
     "max_pool": functools.partial(layers.MaxPooling2D, 2),
     "max_pool_3x3": functools.partial(layers.MaxPooling2D, 3, strides=2, padding="same"),
     "average_pool": functools.partial(layers.AveragePooling2D, 2),
@@ -159,7 +159,7 @@ def _down_stage(x, config, width, depth, prefix, name):
     """Bottlenecks and half the resolution; `name` is that of the last layer."""
     stride = 2 if config.down_sampling == "convolution" else 1
     x = _bottlenecks(x, config, width, depth, prefix, stride=stride)
-    return DOWN_SAMPLING[config.down_sampling](name=name)(x)
+    return _DOWN_SAMPLING[config.down_sampling](name=name)(x)
 
 
 def _tail(x, config, width, depth, name):
@@ -210,3 +210,47 @@ def _score(x, config, num_classes, name):
     x = bn_act(x, activation, name, 2)
     x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
     return classifier(x, num_classes, dropout=config.dropout)
+
+
+# In the order of the trunk; the body begins with what the tail ends in, the head with the body's
+# end, so that each part has all four resolutions.
+PARTS = {
+    "tail": STAGES[:4],
+    "body": STAGES[4:8],
+    "head": STAGES[7:11],
+}
+
+
+def pyramid_outputs(model, part="head"):
+    """The features of one part of a FishNet, by resolution.
+
+    They are sums and concatenations, as the trunk hands them on: a network on top of them begins
+    with batch normalization and an activation.
+
+    Args:
+        model: a model of `build_fishnet`, with any stem.
+        part: "tail", "body" or "head".
+
+    Returns:
+        Dict of `keras.KerasTensor` by level, finest first. Level Pn has stride 2ⁿ, as KerasHub's
+        feature-pyramid backbones name them: P2 ... P5 with the stem "imagenet", P1 ... P4 with
+        "half" and P0 ... P3 with "full".
+
+    Raises:
+        ValueError: unknown part, with the valid ones, or a model that is no FishNet.
+
+    Source: arXiv 1901.03495, section 3 and figure 2.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}. Received: {part!r}")
+    names = {layer.name for layer in model.layers}
+    missing = [stage for stage in PARTS[part] if stage not in names]
+    if missing:
+        raise ValueError(f"{model.name} is no FishNet: it has no layer {missing[0]}.")
+    size = model.input.shape[1]
+    levels = {}
+    for stage in PARTS[part]:
+        feature = model.get_layer(stage).output
+        stride = size // feature.shape[1]
+        levels[f"P{stride.bit_length() - 1}"] = feature
+    return dict(sorted(levels.items()))

@@ -3,7 +3,7 @@
 import keras
 import keras_hub
 
-from utils.models.pyramid import pyramid_outputs
+from utils.models.fishnet import pyramid_outputs
 
 
 @keras.saving.register_keras_serializable("fishnet")
@@ -15,7 +15,7 @@ class FishNetBackbone(keras_hub.models.FeaturePyramidBackbone):
         part: whose features are the pyramid, "tail", "body" or "head".
 
     Raises:
-        ValueError: see `utils.models.pyramid.pyramid_outputs`.
+        ValueError: see `utils.models.fishnet.pyramid_outputs`.
     """
 
     def __init__(self, classifier, part="head", **kwargs):

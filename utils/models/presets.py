@@ -3,9 +3,13 @@
 import dataclasses
 import operator
 
-import keras
-
-from utils.models.fishnet import DOWN_SAMPLING
+STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
+    "imagenet": (2, True),
+    "half": (2, False),
+    "full": (1, False),
+}
+DOWN_SAMPLING = ("max_pool", "max_pool_3x3", "average_pool", "convolution")
+ACTIVATIONS = ("relu", "silu", "gelu", "mish", "leaky_relu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,8 @@ class FishNetConfig:
     num_trans_blks: tuple[int, ...]  # bottlenecks in the transfer branch of stages 5-10; 0: none
     bottleneck_ratio: int = 4  # a bottleneck's 3x3 convolution has its width divided by this
     groups: int = 1  # of those convolutions, at most, of 4 channels or more each
-    down_sampling: str = "max_pool"  # in `utils.models.fishnet.DOWN_SAMPLING`
-    activation: str = "relu"  # name of any Keras activation
+    down_sampling: str = "max_pool"  # in `DOWN_SAMPLING`
+    activation: str = "relu"  # in `ACTIVATIONS`
     dropout: float = 0.0  # share of the pooled features that a training step leaves out
     stochastic_depth: float = 0.0  # of bottlenecks, in the last stage; the first has a tenth of it
     stages: str = "all"  # or "tail": a residual network, what a FishNet's tail is by itself
@@ -48,13 +52,11 @@ class FishNetConfig:
                 f"`down_sampling` must be one of {', '.join(DOWN_SAMPLING)}. "
                 f"Received: {self.down_sampling!r}"
             )
-        try:
-            keras.activations.get(self.activation)
-        except ValueError as error:
+        if self.activation not in ACTIVATIONS:
             raise ValueError(
-                "`activation` must be the name of a Keras activation, such as relu, silu or gelu. "
+                f"`activation` must be one of {', '.join(ACTIVATIONS)}. "
                 f"Received: {self.activation!r}"
-            ) from error
+            )
 
         planes = self.network_planes
         if min(planes) < self.bottleneck_ratio or planes[4] < 16:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.analysis.imagenet import MEAN, STD
+from utils.files import save_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
-from utils.training.checkpoints import save_model
 
 # Layers that are no part of a bottleneck.
 _TORCH_PREFIXES = {
@@ -211,3 +210,10 @@ if __name__ == "__main__":
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{arguments.output} written")
+
+
+# Per channel, in units of 0..255; as torchvision's models and the authors' code have them.
+MEAN = tuple(255 * mean for mean in (0.485, 0.456, 0.406))
+
+
+STD = tuple(255 * std for std in (0.229, 0.224, 0.225))

@@ -8,7 +8,7 @@ import time
 import keras
 
 from utils import environment
-from utils.training.tasks import TASKS
+from utils.training.results import REPORTED
 
 
 def reported(logs, task="classification", prefix=""):
@@ -16,13 +16,13 @@ def reported(logs, task="classification", prefix=""):
 
     Args:
         logs: of a Keras callback or evaluation.
-        task: a name in `utils.training.tasks.TASKS`.
+        task: a name in `utils.training.results.REPORTED`.
         prefix: "val_" for those of the validation data.
 
     Returns:
         Dict of floats by the names in a result.
     """
-    names = TASKS[task].reported
+    names = REPORTED[task]
     return {f"{prefix}{name}": float(logs[f"{prefix}{metric}"]) for name, metric in names.items()}
 
 

@@ -5,18 +5,15 @@ import shlex
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from utils.data.pipeline import ORDERS, SHUFFLE_WINDOW, SPLITS
-from utils.data.tfrecords import DATASETS
+from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.devices import DISTRIBUTIONS
-from utils.models.blocks import STEMS
-from utils.models.presets import get_preset
+from utils.models.presets import STEMS, get_preset
 from utils.training.recipes import get_recipe
-from utils.training.results import result_path
-from utils.training.tasks import TASKS
+from utils.training.results import REPORTED, result_path
 
 CHOICES = {
     "dataset": DATASETS,
-    "task": TASKS,
+    "task": tuple(REPORTED),
     "stem": STEMS,
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "split": SPLITS,

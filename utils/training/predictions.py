@@ -1,13 +1,15 @@
 """What a finished run leaves behind beside its numbers: weights and predictions."""
 
+import itertools
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from utils.data import pipeline
-from utils.training import results
-from utils.training.checkpoints import replacing
+from utils.data.manifest import evaluation_size
+from utils.files import replacing
+from utils.training import predictions
 
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
 
@@ -64,11 +66,11 @@ def keep_predictions(config, model, batches, manifest, result):
     Returns:
         The accuracy with mirror images, as part of a result.
     """
-    images = pipeline.evaluation_size(manifest, config.split)  # without blank ones
+    images = evaluation_size(manifest, config.split)  # without blank ones
     probabilities, flipped = (_predict(model, b)[:images] for b in (batches, batches.map(_mirror)))
     labels = np.concatenate([batch[1].numpy() for batch in batches])[:images]
-    results.save_predictions(
-        results.predictions_path(config.result_file, config.run_dir, result),
+    predictions.save_predictions(
+        predictions.predictions_path(config.result_file, config.run_dir, result),
         probabilities=probabilities,
         labels=labels,
         manifest=manifest,
@@ -86,3 +88,98 @@ def _predict(model, batches):
 
 def _mirror(images, *rest):
     return images[:, :, ::-1], *rest
+
+
+SAMPLES = 48  # images kept of each run, drawn at random, the same ones
+
+
+def is_kept(result):
+    """Whether a run's weights and predictions are to be committed beside its result."""
+    return result["kind"] == "train" and not result["dataset"]["synthetic"]
+
+
+def predictions_path(result_file, run_dir, result):
+    """Where a run's predictions are: beside its JSON, or in its folder if they are not kept."""
+    folder = Path(result_file).parent if is_kept(result) else Path(run_dir)
+    return folder / f"{result['run_id']}.npz"
+
+
+def save_predictions(path, *, probabilities, labels, manifest, images, samples=SAMPLES, seed=0):
+    """Keeps what the analysis needs of a run's predictions, in some hundred kilobytes.
+
+    Args:
+        path: the `.npz` file.
+        probabilities: (images, classes), of the softmax.
+        labels: (images,) from 0.
+        manifest: of the dataset.
+        images: the JPEG bytes of the same images, in the same order.
+        samples: how many of them are kept for the sheet of predictions, drawn at random; the
+            images of the most confused classes are kept behind these.
+        seed: of that draw, so that every run keeps the same images.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    predictions = {
+        "labels": labels.astype(np.uint16),
+        "classes": order.astype(np.uint16),
+        "probabilities": np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
+        "words": np.array(manifest["words"]),
+    }
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(labels))[:samples])
+    kept = np.array([*drawn, *itertools.chain(*confused_images(predictions))], int)
+    encoded = [np.frombuffer(images[i], np.uint8) for i in kept]
+    with replacing(path) as file:
+        np.savez_compressed(
+            file,
+            **predictions,
+            sample=kept.astype(np.uint32),
+            jpeg=np.concatenate(encoded),
+            jpeg_sizes=np.array([len(e) for e in encoded], np.uint32),
+        )
+
+
+def load_predictions(path):
+    """Reads what `save_predictions` wrote.
+
+    Args:
+        path: the `.npz` file.
+
+    Returns:
+        Dict: labels (images,), classes and probabilities (images, 5) of the five most probable,
+        words (classes,), sample (samples,) indices, and jpeg, the samples' bytes.
+    """
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    ends = np.cumsum(kept.pop("jpeg_sizes"))
+    kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
+    return kept
+
+
+def confused_images(predictions, pairs=6, each=3):
+    """Images of the most confused pairs that were taken for the other class, surest first.
+
+    Args:
+        predictions: as `utils.training.predictions.load_predictions` returns them.
+        pairs: how many pairs.
+        each: images of each of its two classes, or fewer where there are fewer.
+
+    Returns:
+        List of lists, one a pair, of image indices.
+    """
+    labels, called = predictions["labels"], predictions["classes"][:, 0]
+    surest = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
+    _, first, second = _confusions(predictions)
+    found = []
+    for a, b in zip(first[:pairs], second[:pairs], strict=True):
+        ways = [(labels[surest] == x) & (called[surest] == y) for x, y in ((a, b), (b, a))]
+        found.append([int(i) for way in ways for i in surest[way][:each]])
+    return found
+
+
+def _confusions(predictions):
+    """The confusion matrix, and the pairs of classes (first, second), most confused first."""
+    count = len(predictions["words"])
+    matrix = np.zeros((count, count), int)
+    np.add.at(matrix, (predictions["labels"], predictions["classes"][:, 0]), 1)
+    first, second = np.triu_indices(count, k=1)
+    order = np.argsort(-(matrix + matrix.T)[first, second], kind="stable")
+    return matrix, first[order], second[order]

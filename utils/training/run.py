@@ -13,11 +13,12 @@ import keras
 
 from utils import environment
 from utils.data import pipeline
-from utils.data.tfrecords import MANIFEST, load_manifest
+from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
 from utils.devices import find_devices
+from utils.files import save_model
 from utils.models.build import build_model, count_macs, count_parameters, start_from
 from utils.models.fast_layers import accelerate
-from utils.training import results
+from utils.training import predictions, results
 from utils.training.callbacks import Plateau, RunLog, reported, stop_signals
 from utils.training.checkpoints import (
     DamagedCheckpoint,
@@ -25,12 +26,10 @@ from utils.training.checkpoints import (
     checkpoints_in,
     read_checkpoint,
     save_checkpoint,
-    save_model,
 )
+from utils.training.optimizers import compile_model
 from utils.training.predictions import keep_predictions, keep_weights
-from utils.training.recipes import compile_model
 from utils.training.run_folder import TrainingError, claim, used_alone
-from utils.training.tasks import TASKS
 
 
 def train(config):
@@ -95,7 +94,7 @@ class _Run:
             )
         manifest_file = Path(config.data_dir) / MANIFEST
         self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
-        self.steps = pipeline.steps_per_epoch(
+        self.steps = steps_per_epoch(
             self.manifest, config.split, config.batch_size, config.fraction
         )
         self.checkpoint_steps = config.checkpoint_steps(self.steps)
@@ -321,7 +320,7 @@ class _Run:
             self.result["metrics_flip"] = keep_predictions(
                 self.config, final, self.evaluation, self.manifest, self.result
             )
-        if results.is_kept(self.result):
+        if predictions.is_kept(self.result):
             keep_weights(self.config)
         self.result["status"] = "complete"
         self.write()
@@ -334,7 +333,7 @@ class _Run:
         history = self.result["history"]
         if history["loss"]:
             self.result["metrics"] = {
-                **{n: history[f"val_{n}"][-1] for n in TASKS[self.config.task].reported},
+                **{n: history[f"val_{n}"][-1] for n in results.REPORTED[self.config.task]},
                 "split": self.config.split,
             }
         results.write_result(self.result_file, self.result)

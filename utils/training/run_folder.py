@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.training.checkpoints import replacing
+from utils.files import replacing
 
 
 class TrainingError(RuntimeError):

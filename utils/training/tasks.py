@@ -1,37 +1,22 @@
-"""What a network is trained for: classes, classes and boxes, or a class for each pixel.
-
-A task is a head on a classifier, the loss, and the metrics that a result reports.
-"""
+"""Loss and metrics of each task: classes, classes and boxes, or a class for each pixel."""
 
 import dataclasses
 from collections.abc import Callable
 
 import keras
-from keras import layers, ops
-
-from utils.models.blocks import bn_act, conv
-from utils.models.pyramid import PARTS, pyramid_outputs
+from keras import ops
 
 # Of the two parts of the box loss beside the cross-entropy, as DETR weighs them.
 # Source: Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, section 4.
 L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
-DECODER_WIDTH = 32  # channels
-
-TITLES = {  # of what a result reports
-    **{"loss": "cross-entropy", "top1": "top-1", "top5": "top-5", "iou": "IoU"},
-    **{"localized": "localized", "accuracy": "pixel accuracy"},
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One task."""
 
-    add_head: Callable  # from a classifier and its number of classes to the network of the task
     loss: Callable  # from label_smoothing to a loss of (targets, outputs)
     metrics: Callable  # from the number of classes to Keras metrics
-    reported: dict  # name in a result: name of the metric; "loss" is the cross-entropy alone
-    in_percent: tuple  # names in a result, in the order of the log
 
 
 def intersection_over_union(boxes, others):
@@ -121,51 +106,6 @@ def cross_entropy(label_smoothing=0.0):
     return loss
 
 
-def _same(classifier, num_classes):
-    return classifier
-
-
-def _with_box(classifier, num_classes):
-    """Adds a box, from the features before the last average: where a thing is, is known there."""
-    pooling = [x for x in classifier.layers if isinstance(x, layers.GlobalAveragePooling2D)][-1]
-    x = layers.Flatten(name="box_features")(pooling.input)
-    # Thousands of features: with a rate of 0.5 the first steps would drive the sigmoid to its ends.
-    x = layers.Rescaling(x.shape[-1] ** -0.5, name="box_rescaling")(x)
-    x = layers.Dense(4, activation="sigmoid", dtype="float32", name="box")(x)
-    centre, size = ops.split(x, 2, axis=-1)
-    outputs = [classifier.output, centre - size / 2, centre + size / 2]
-    outputs = layers.Concatenate(dtype="float32", name="logits_and_box")(outputs)
-    return keras.Model(classifier.input, outputs, name=classifier.name)
-
-
-def _with_decoder(classifier, num_classes):
-    """Gives each pixel logits of background and classes."""
-    names = {layer.name for layer in classifier.layers}
-    if "unet_features" in names:  # a U-Net has its decoder already
-        x = classifier.get_layer("unet_features").output
-    else:
-        x = _decoded(pyramid_outputs(classifier, "head" if PARTS["head"][-1] in names else "tail"))
-    x = conv(x, num_classes + 1, 1, "decoder_logits", use_bias=True)
-    stride = classifier.input.shape[1] // x.shape[1]
-    if stride > 1:
-        x = layers.UpSampling2D(stride, interpolation="bilinear", name="decoder_upsample")(x)
-    x = layers.Activation("linear", dtype="float32", name="decoder_pixels")(x)
-    return keras.Model(classifier.input, x, name=classifier.name)
-
-
-def _decoded(levels):
-    """Adds up a pyramid at its finest resolution."""
-    parts = []
-    for i, (level, x) in enumerate(levels.items()):
-        name = f"decoder_{level.lower()}"
-        x = conv(bn_act(x, "relu", name), DECODER_WIDTH, 1, f"{name}_conv")
-        if i:
-            x = layers.UpSampling2D(2**i, interpolation="bilinear", name=f"{name}_upsample")(x)
-        parts.append(x)
-    x = bn_act(layers.Add(name="decoder_add")(parts), "relu", "decoder", 1)
-    return bn_act(conv(x, 2 * DECODER_WIDTH, 3, "decoder_conv1"), "relu", "decoder", 2)
-
-
 def _localization_loss(label_smoothing):
     classify = cross_entropy(label_smoothing)
 
@@ -236,29 +176,17 @@ def _segmentation_metrics(num_classes):
 
 TASKS = {
     "classification": Task(
-        add_head=_same,
         loss=cross_entropy,
         metrics=_classification_metrics,
-        reported={"loss": "cross_entropy", "top1": "top1", "top5": "top5"},
-        in_percent=("top1", "top5"),
     ),
     # targets (batch, 5): label and box, xmin, ymin, xmax, ymax in [0, 1]; outputs logits and box
     "localization": Task(
-        add_head=_with_box,
         loss=_localization_loss,
         metrics=_localization_metrics,
-        reported={
-            **{"loss": "cross_entropy", "top1": "top1", "top5": "top5"},
-            **{"iou": "iou", "localized": "localized"},
-        },
-        in_percent=("top1", "iou", "localized"),
     ),
     # targets (batch, height, width): 0 for background, 1 + class; outputs logits of these
     "segmentation": Task(
-        add_head=_with_decoder,
         loss=_segmentation_loss,
         metrics=_segmentation_metrics,
-        reported={"loss": "cross_entropy", "accuracy": "pixel_accuracy", "iou": "mean_iou"},
-        in_percent=("accuracy", "iou"),
     ),
 }

@@ -1,0 +1,151 @@
+"""Optimizers and schedules of the recipes."""
+
+import keras
+
+from utils.training.tasks import TASKS
+
+
+class _WithL2:
+    """An optimizer with classic L2: `l2 * w` joins the gradient of each kernel.
+
+    Keras' own `weight_decay` shrinks the weights beside the momentum, which at momentum 0.9 is
+    about ten times weaker. A kernel regularizer would do the same as this but would also be part of
+    the reported loss.
+
+    Args:
+        learning_rate: a number or a `LearningRateSchedule`.
+        l2: factor of the kernels; biases and BatchNorm are left alone.
+        **kwargs: of the optimizer.
+    """
+
+    def __init__(self, learning_rate, l2=0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Adds the L2 term, then steps as Keras' optimizer does."""
+        # TensorFlow hands over its own variable, which does not know its path.
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        if self.l2 and path.endswith("/kernel"):
+            gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        """Config for serialization."""
+        return {**super().get_config(), "l2": self.l2}
+
+
+class SGD(_WithL2, keras.optimizers.SGD):
+    """`keras.optimizers.SGD` with L2."""
+
+
+class Adam(_WithL2, keras.optimizers.Adam):
+    """`keras.optimizers.Adam` with L2."""
+
+
+class RMSprop(_WithL2, keras.optimizers.RMSprop):
+    """`keras.optimizers.RMSprop` with L2."""
+
+
+class AdamW(_WithL2, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, whose own weight decay is for kernels only; L2 can be added."""
+
+    def __init__(self, learning_rate, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+
+
+# name: (class, its settings)
+OPTIMIZERS = {
+    "sgd": (SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": (Adam, {}),
+    "adamw": (AdamW, {"weight_decay": 0.05}),
+    "rmsprop": (RMSprop, {}),
+}
+
+
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first steps and falls linearly to zero at the last.
+
+    Args:
+        peak: highest learning rate.
+        steps: optimizer steps of the whole run.
+        warmup: share of the steps in which the rate rises.
+    """
+
+    def __init__(self, peak, steps, warmup):
+        self.peak, self.steps, self.warmup = peak, steps, warmup
+
+    def __call__(self, step):
+        """Learning rate of optimizer step `step`, counted from 0."""
+        rising = max(1, round(self.warmup * self.steps))
+        step = keras.ops.cast(step, "float32")
+        rise = (step + 1) / rising
+        fall = (self.steps - step) / max(1, self.steps - rising)
+        return self.peak * keras.ops.clip(keras.ops.minimum(rise, fall), 0.0, 1.0)
+
+    def get_config(self):
+        """Config for serialization."""
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
+
+
+def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
+    """Optimizer of a recipe.
+
+    Args:
+        recipe: a `Recipe`.
+        steps: optimizer steps of the whole run.
+        batch_size: images a step.
+        ema: momentum of the exponential moving average of the weights; 0 for none.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+    """
+    rate = recipe.learning_rate * (batch_size / 256 if recipe.scale_learning_rate else 1)
+    if recipe.warmup:
+        rate = WarmupLinearDecay(rate, steps, recipe.warmup)
+    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    optimizer, settings = OPTIMIZERS[recipe.optimizer]
+    return optimizer(rate, l2=recipe.l2, **settings, **average)
+
+
+def compile_model(
+    model,
+    recipe,
+    *,
+    steps,
+    batch_size,
+    task="classification",
+    num_classes=None,
+    label_smoothing=0.0,
+    ema=0.0,
+    jit_compile=False,
+    run_eagerly=False,
+):
+    """Compiles a model for training with a recipe.
+
+    Args:
+        model: a `keras.Model` from images to what the task's head gives.
+        recipe: a `Recipe`.
+        steps: optimizer steps of the whole run.
+        batch_size: images a step.
+        task: a name in `utils.training.tasks.TASKS`.
+        num_classes: of the dataset, for segmentation.
+        label_smoothing: share of the target spread over all classes.
+        ema: see `make_optimizer`.
+        jit_compile: whether to compile with XLA.
+        run_eagerly: whether to run operation by operation, without a graph.
+
+    Returns:
+        The task's metrics; blank images of weight 0 do not count.
+    """
+    metrics = TASKS[task].metrics(num_classes)
+    model.compile(
+        optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size, ema=ema),
+        loss=TASKS[task].loss(label_smoothing),
+        weighted_metrics=metrics,
+        jit_compile=jit_compile and not run_eagerly,
+        run_eagerly=run_eagerly,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return metrics
