@@ -1,32 +1,37 @@
-"""Runs of 03_train in processes of their own, for the notebooks that compare many of them."""
+"""Runs of 03_train in processes of their own, for comparisons of many runs."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from utils.training import results
+from utils.training.config import RunConfig
+
+NOTEBOOK = "notebooks/03_train.ipynb"
 
 
-def start(config):
+def start(config: RunConfig) -> subprocess.Popen:
     """Starts 03_train with papermill.
 
     Args:
-        config: the `RunConfig` of the run. The executed notebook goes to its folder.
+        config: the run. The executed notebook goes to its folder.
 
     Returns:
-        The `subprocess.Popen`; its output is in `log_file(config)`. Ctrl-C does not reach it.
+        The process; its output is in `log_file(config)`. Ctrl-C does not reach it.
     """
-    _, notebook, _, *parameters = shlex.split(config.command)
     log = log_file(config)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", notebook, str(log.with_name("03_train.ipynb"))]
+    command = [sys.executable, "-m", "papermill", NOTEBOOK, str(log.with_name("03_train.ipynb"))]
+    for name, value in config.parameters.items():
+        command += ["-p", name, str(value)]
     env = {name: value for name, value in os.environ.items() if name != "FISHNET_QUICK"}
     with log.open("w") as output:
         return subprocess.Popen(
-            [*command, *parameters, "--no-progress-bar"],
+            [*command, "--no-progress-bar"],
             env=env,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -34,19 +39,19 @@ def start(config):
         )
 
 
-def log_file(config):
+def log_file(config: RunConfig) -> Path:
     """Where the output of a run's process is."""
     return Path(config.run_dir, "log.txt")
 
 
-def stop(process):
+def stop(process: subprocess.Popen) -> None:
     """Ends a run that is still going; it saves itself first."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.wait()
 
 
-def complete_result(config):
+def complete_result(config: RunConfig) -> dict[str, Any] | None:
     """The result of a run, or None as long as it is not complete."""
     if not config.result_file.exists():
         return None
@@ -54,22 +59,22 @@ def complete_result(config):
     return result if result["status"] == "complete" else None
 
 
-def failed(config):
+def failed(config: RunConfig) -> RuntimeError:
     """The error that says that a run's process has failed."""
     return RuntimeError(f"{config.run_id} failed; see the end of {log_file(config)}.")
 
 
-def run_missing(configs):
-    """Runs one after another what has no complete result yet.
+def run_missing(configs: Iterable[RunConfig]) -> list[dict[str, Any]]:
+    """Runs those that have no complete result yet, one after another.
 
     Args:
-        configs: list of `RunConfig`.
+        configs: the runs.
 
     Returns:
         Their results, in the same order.
 
     Raises:
-        RuntimeError: a run failed; says where its log is. The same call goes on from there.
+        RuntimeError: a run failed; says where its log is. The same call continues from there.
     """
     found = []
     for config in configs:

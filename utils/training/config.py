@@ -185,13 +185,18 @@ class RunConfig:
         return result_path(self.results_dir or usual, self.run_id)
 
     @property
-    def command(self):
-        """The papermill command that repeats this run."""
+    def parameters(self):
+        """What 03_train must be given for this run; the rest is its default."""
         named = {name: getattr(self, name) for name in ("preset", "recipe", "epochs", "seed")}
         named |= self._unusual()
         if self.run_dir != self._usual_run_dir():
             named["run_dir"] = self.run_dir
-        parameters = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in named.items())
+        return named
+
+    @property
+    def command(self):
+        """The papermill command that repeats this run."""
+        parameters = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in self.parameters.items())
         return (
             f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb {parameters}"
         )
