@@ -1,4 +1,5 @@
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from utils.data import pipeline
-from utils.data.manifest import load_manifest, training_size
+from utils.data.manifest import evaluation_size, load_manifest, training_size
+from utils.data.prepare import prepare_dataset
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +100,6 @@ def test_class_order_and_a_narrow_shuffle_window(shapes, manifest):
         assert all(label <= in_order[0][min(i + window, 144) - 1] for i, label in enumerate(labels))
 
 
-def test_file_cache_gives_the_same_batches(shapes, manifest, tmp_path):
-    options = {"batch_size": 32, "epochs": 2, "seed": 0}
-    memory = pipeline.training_batches(shapes, manifest, **options)
-    file = pipeline.training_batches(shapes, manifest, cache_dir=tmp_path, **options)
-    for (images, labels), (same_images, same_labels) in zip(memory, file, strict=True):
-        np.testing.assert_array_equal(images, same_images)
-        np.testing.assert_array_equal(labels, same_labels)
-    assert any(tmp_path.iterdir())
-
-
 def test_holdout_is_taken_out_of_training(shapes, manifest):
     held = pipeline.evaluation_batches(shapes, manifest, batch_size=24, split="holdout")
     np.testing.assert_array_equal(np.bincount(labels_of(held)), [6] * 24)
@@ -184,3 +176,30 @@ def test_bad_options(shapes, manifest):
         pipeline.training_batches(shapes, manifest, batch_size=999, epochs=1)
     with pytest.raises(ValueError, match="split must be one of val, holdout.*'test'"):
         training_size(manifest, "test")
+    with pytest.raises(ValueError, match="split must be one of val, holdout.*'test'"):
+        evaluation_size(manifest, "test")
+    options = {"batch_size": 8, "record_order": "shufled"}
+    for batches in (pipeline.evaluation_batches, partial(pipeline.training_batches, epochs=1)):
+        with pytest.raises(
+            ValueError, match="record_order must be one of shuffled, classes.*ufled"
+        ):
+            batches(shapes, manifest, **options)
+        with pytest.raises(ValueError, match="split must be one of val, holdout.*'train'"):
+            batches(shapes, manifest, batch_size=8, split="train")
+        with pytest.raises(ValueError, match="task must be one of classification, local.*'boxes'"):
+            batches(shapes, manifest, batch_size=8, task="boxes")
+
+
+def test_one_shard_gives_the_same_images(shapes, manifest, tmp_path):
+    one = {"train_shards": 1, "validation_shards": 1}
+    few = {"train_per_class": 12, "validation_per_class": 4}
+    alone = prepare_dataset("tiny-shapes", tmp_path / "one", **few, **one)
+    options = {"batch_size": 32, "epochs": 1}
+    batches = list(pipeline.training_batches(tmp_path / "one", alone, **options))
+    assert len(batches) == 9
+    held = pipeline.evaluation_batches(tmp_path / "one", alone, batch_size=96, split="holdout")
+    same = pipeline.evaluation_batches(shapes, manifest, batch_size=96, split="holdout")
+    assert sorted(labels_of(held)) == sorted(labels_of(same))
+    assert {i.numpy().tobytes() for x, _ in held for i in x} == {
+        i.numpy().tobytes() for x, _ in same for i in x
+    }

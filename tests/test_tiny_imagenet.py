@@ -222,7 +222,7 @@ def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny_imagenet, "_example", interrupt)
+    monkeypatch.setattr(tfrecords, "_example", interrupt)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         convert(layout, tmp_path / "records")
@@ -234,7 +234,7 @@ def test_full_disk_while_writing(layout, tmp_path, packed):
     archive = pack_tar(layout, tmp_path / "a.tar.xz") if packed else layout
     code = f"from utils.data.tfrecords import convert; convert({str(archive)!r}, 'records')"
     before = sorted(os.listdir(tmp_path))
-    root = Path(tfrecords.__file__).parents[1]
+    root = Path(tfrecords.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -202,7 +202,7 @@ def test_eager_mode_learns_the_same(make_config):
 
 
 def test_what_a_run_leaves_behind(make_config, capsys):
-    config = make_config(epochs=2, recipe="report", cache="file", tensorboard=True)
+    config = make_config(epochs=2, recipe="report", tensorboard=True)
     result = train(config)
     log = capsys.readouterr().out
     assert log.count("epoch ") == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.data.archives import DatasetError
 
-DATASETS = ("tiny-imagenet", "tiny-shapes", "oxford-pets")
+DATASETS = ("tiny-imagenet", "tiny-shapes")
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
@@ -63,15 +63,21 @@ ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
 
 
+def check_choice(name, value, valid):
+    """Refuses what is not among the valid values of a parameter, with a `ValueError`."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}. Received: {name}={value!r}")
+
+
 def evaluation_size(manifest, split="val"):
     """Images that a run reports on."""
+    check_choice("split", split, SPLITS)
     return manifest["counts"]["holdout" if split == "holdout" else "validation"]
 
 
 def training_size(manifest, split="val", fraction=1.0):
     """Images that a run trains on: a share of train, or of train without the hold-out."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: split={split!r}")
+    check_choice("split", split, SPLITS)
     counts = manifest["counts"]
     return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))
 

@@ -12,7 +12,15 @@ import tensorflow as tf
 
 from utils.data.archives import DatasetError
 from utils.data.augmentation import draw_moves, move_boxes, move_images
-from utils.data.manifest import SHUFFLE_WINDOW, evaluation_size, steps_per_epoch, training_size
+from utils.data.manifest import (
+    ORDERS,
+    SHUFFLE_WINDOW,
+    SPLITS,
+    check_choice,
+    evaluation_size,
+    steps_per_epoch,
+    training_size,
+)
 
 
 def training_batches(
@@ -30,7 +38,6 @@ def training_batches(
     shuffle_window=SHUFFLE_WINDOW,
     augment=False,
     task="classification",
-    cache_dir=None,
 ):
     """Batches of several training epochs, one after another.
 
@@ -54,7 +61,6 @@ def training_batches(
         augment: whether to crop and flip images at random (see `utils.data.augmentation`), and
             their boxes and masks with them.
         task: what the targets are, see below.
-        cache_dir: an empty folder for the decoded images; None keeps them in memory.
 
     Returns:
         `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets): for classification
@@ -70,7 +76,7 @@ def training_batches(
         images = images.take(training_size(manifest, split, fraction))
     images = _in_order(images, record_order)
     if not first_step:
-        images = _cached(images, cache_dir, "train")
+        images = images.cache()
 
     def one_epoch(epoch):
         epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -111,7 +117,6 @@ def evaluation_batches(
     split="val",
     record_order="shuffled",
     task="classification",
-    cache_dir=None,
     whole_batches=False,
 ):
     """The split that a run reports on, in the order of the records.
@@ -124,7 +129,6 @@ def evaluation_batches(
             manifest lists.
         record_order: "classes" for one class after another.
         task: what the targets are, see `training_batches`.
-        cache_dir: an empty folder for the decoded images; None keeps them in memory.
         whole_batches: whether to fill up the last batch with blank images, so that several devices
             can share every batch.
 
@@ -132,8 +136,8 @@ def evaluation_batches(
         `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets); with
         `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
     """
-    images = _in_order(_decoded(data_dir, manifest, *_EVALUATED[split], task), record_order)
-    batches = _cached(images, cache_dir, split).batch(batch_size)
+    images = _in_order(_decoded(data_dir, manifest, *_evaluated(split), task), record_order)
+    batches = images.cache().batch(batch_size)
     if whole_batches:
         batches = batches.map(lambda *batch: _filled_up(*batch, batch_size))
     return _prefetched(batches, -(-evaluation_size(manifest, split) // batch_size))
@@ -180,7 +184,7 @@ def encoded_images(data_dir, manifest, *, split="val"):
     Returns:
         List of bytes.
     """
-    records = _records(data_dir, manifest, *_EVALUATED[split])
+    records = _records(data_dir, manifest, *_evaluated(split))
     return [record["image/encoded"].numpy() for record in records]
 
 
@@ -195,7 +199,7 @@ def target_boxes(data_dir, manifest, split="val"):
     Returns:
         float32 (images, 4): xmin, ymin, xmax, ymax in [0, 1], in the order of the records.
     """
-    which = _EVALUATED.get(split, ("train", None))
+    which = ("train", None) if split == "train" else _evaluated(split)
     records = _records(data_dir, manifest, *which, task="localization").batch(1024)
     boxes = [np.concatenate([r[edge] for edge in _EDGES], axis=1) for r in records]
     return np.concatenate(boxes)
@@ -224,8 +228,10 @@ def labelled_boxes(data_dir, manifest, *, count=32):
     return found
 
 
-# split that a run reports on: (shards, whether their hold-out images are the ones wanted)
-_EVALUATED = {"val": ("validation", None), "holdout": ("train", True)}
+def _evaluated(split):
+    """The shards of what a run reports on, and whether only their hold-out images are wanted."""
+    check_choice("split", split, SPLITS)
+    return {"val": ("validation", None), "holdout": ("train", True)}[split]
 
 
 # What a record holds of a target, beside its class.
@@ -243,10 +249,14 @@ def _records(data_dir, manifest, prefix, holdout, task="classification"):
 
     `holdout` True keeps the hold-out alone, False all else, None everything.
     """
+    check_choice("task", task, _FEATURES)
     shards = sorted(name for name in manifest["shards"] if name.startswith(prefix))
     records = tf.data.Dataset.from_tensor_slices([str(Path(data_dir) / s) for s in shards])
     records = records.interleave(
-        tf.data.TFRecordDataset, cycle_length=len(shards), num_parallel_calls=2, deterministic=True
+        tf.data.TFRecordDataset,
+        cycle_length=len(shards),
+        num_parallel_calls=min(2, len(shards)),
+        deterministic=True,
     )
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -295,16 +305,13 @@ def _decoded(data_dir, manifest, prefix, holdout, task):
 
 
 def _in_order(images, record_order):
+    check_choice("record_order", record_order, ORDERS)
     if record_order == "shuffled":  # as the records are
         return images
     everything = 2**40  # images of one class, gathered before the first of them comes out
     return images.group_by_window(
         lambda _, label: tf.cast(label, tf.int64), lambda _, group: group, everything
     )
-
-
-def _cached(images, cache_dir, name):
-    return images.cache() if cache_dir is None else images.cache(str(Path(cache_dir) / name))
 
 
 def _prefetched(batches, count):

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from utils.data import oxford_pets, tiny_shapes
+from utils.data import tiny_shapes
 from utils.data.archives import DatasetError
 from utils.data.manifest import DATASETS, MANIFEST, load_manifest
 from utils.data.tfrecords import OFFICIAL_URL, _build, _finished, convert
@@ -23,8 +23,7 @@ def prepare_dataset(
     """Makes the records of a dataset in `data_dir`, unless they are there.
 
     Args:
-        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
-            "oxford-pets" takes what tensorflow-datasets has prepared, its folder as `archive`.
+        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset.
         data_dir: Folder of the records.
         archive: See `convert`; not used for "tiny-shapes".
         sha256: See `convert`.
@@ -64,8 +63,5 @@ def prepare_dataset(
     if manifest := _finished(data_dir, shards):
         return manifest
     with tempfile.TemporaryDirectory() as root:
-        if synthetic:
-            tiny_shapes.draw_tiny_shapes(root, **shapes_options)
-        else:
-            oxford_pets.lay_out_pets(archive, root)
+        tiny_shapes.draw_tiny_shapes(root, **shapes_options)
         return _build(root, Path(data_dir), None, shards)

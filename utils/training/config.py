@@ -53,7 +53,7 @@ class RunConfig:
     """
 
     preset: str = "simple"  # a name in `utils.models.presets.PRESETS`
-    dataset: str = "tiny-imagenet"  # or "tiny-shapes", "oxford-pets"
+    dataset: str = "tiny-imagenet"  # or "tiny-shapes"
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     recipe: str = "tuned"  # a name in `utils.training.recipes.RECIPES`
@@ -121,8 +121,7 @@ class RunConfig:
             raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
-                "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes or "
-                "oxford-pets. "
+                "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
                 f"Received: dataset={self.dataset!r}"
             )
         if self.task != "classification" and self.record_order != "shuffled":

@@ -6,7 +6,6 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 
 import contextlib
 import hashlib
-import shutil
 from pathlib import Path
 
 import keras
@@ -224,7 +223,6 @@ class _Run:
             batch_size=config.batch_size,
             split=config.split,
             task=config.task,
-            cache_dir=(cache_dir := self._cache_dir()),
             whole_batches=self.devices.count > 1,
         )
         self.write()
@@ -236,12 +234,12 @@ class _Run:
             else contextlib.nullcontext([]) as self.signals,
         ):
             if step:  # the rest of an epoch
-                self._fit(epoch, epoch + 1, step, cache_dir)
+                self._fit(epoch, epoch + 1, step)
                 epoch += 1
             if epoch < config.epochs:
-                self._fit(epoch, config.epochs, 0, cache_dir)
+                self._fit(epoch, config.epochs, 0)
 
-    def _fit(self, epoch, epochs, step, cache_dir):
+    def _fit(self, epoch, epochs, step):
         config = self.config
         recipe = config.full_recipe
         batches = pipeline.training_batches(
@@ -258,7 +256,6 @@ class _Run:
             task=config.task,
             record_order=config.record_order,
             shuffle_window=config.shuffle_window,
-            cache_dir=cache_dir,
         )
         callbacks = [RunLog(self, first_step=step)]
         if recipe.plateau_patience:
@@ -285,14 +282,6 @@ class _Run:
         )
         if config.ema:  # `fit` ends with the average in the model
             self.model.set_weights(self.last_weights)
-
-    def _cache_dir(self):
-        cache = self.folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)  # of a killed process, perhaps half-written
-        if self.config.cache == "memory":
-            return None
-        cache.mkdir()
-        return cache
 
     def evaluate_average(self):
         """Evaluates the average of the weights; the model keeps its own."""
@@ -324,7 +313,6 @@ class _Run:
             keep_weights(self.config)
         self.result["status"] = "complete"
         self.write()
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
     def write(self):
         """Writes the result JSON as it stands."""
