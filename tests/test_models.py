@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.models.build import build_model, count_macs, count_parameters
+from utils.models.build import build_model, count_macs, count_parameters, start_from
 from utils.models.presets import PRESETS, BaselineConfig
 
 
@@ -96,6 +96,10 @@ def test_baseline_takes_pixels_and_gives_float32_logits():
 
 
 def test_errors_state_the_rule():
+    with pytest.raises(
+        ValueError, match="`task` must be one of classification, local.*'detection'"
+    ):
+        build_model("simple", task="detection")
     with pytest.raises(ValueError, match="Unknown preset. Valid names: simple, .* 'sample'"):
         build_model("sample")
     for preset in ("resnet50", "resnext50", "unet"):
@@ -103,6 +107,52 @@ def test_errors_state_the_rule():
             build_model(preset, stem="tiny")
     with pytest.raises(ValueError, match="MobileNetV2 does not begin with a padded convolution"):
         build_model(BaselineConfig("MobileNetV2"), stem="full")
+
+
+def small_network(width=3, classes=2, head="logits"):
+    layers = [keras.Input((4,)), keras.layers.Dense(width, name="body")]
+    return keras.Sequential([*layers, keras.layers.Dense(classes, name=head)])
+
+
+def test_start_from_takes_all_that_fits(tmp_path):
+    saved = small_network()
+    saved.save(tmp_path / "saved.keras")
+    for changes, kept in (({}, []), ({"classes": 5}, ["logits"]), ({"head": "box"}, ["box"])):
+        model = small_network(**changes)
+        own = model.layers[-1].get_weights()[0]
+        assert start_from(model, tmp_path / "saved.keras") == kept
+        np.testing.assert_array_equal(model.layers[0].kernel, saved.layers[0].kernel)
+        expected = own if kept else saved.layers[-1].kernel
+        np.testing.assert_array_equal(model.layers[-1].kernel, expected)
+
+
+def test_start_from_another_network_lists_what_differs(tmp_path):
+    small_network(width=7).save(tmp_path / "saved.keras")
+    model = small_network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="saved.keras is of another network; choose") as error:
+        start_from(model, tmp_path / "saved.keras")
+    assert str(error.value).splitlines() == [
+        f"initial_weights: {tmp_path}/saved.keras is of another network; choose a file of the same "
+        "preset. Mismatches (1):",
+        "shapes: body must have [(4, 3), (3,)]. Received: [(4, 7), (7,)]",
+    ]
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_start_from_what_is_no_model(tmp_path):
+    small_network().save(tmp_path / "whole.keras")
+    whole = (tmp_path / "whole.keras").read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "cut.keras").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="cut.keras cannot be read as a model"):
+            start_from(small_network(), tmp_path / "cut.keras")
+    for path in (tmp_path / "missing.keras", tmp_path):
+        with pytest.raises(
+            ValueError, match=f"must be a .keras file. Received: {path}, no such fi"
+        ):
+            start_from(small_network(), path)
 
 
 def test_macs_by_hand():

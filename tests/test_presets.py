@@ -1,9 +1,19 @@
 import dataclasses
+import json
 import re
+from pathlib import Path
 
 import pytest
 
-from utils.models.presets import PRESETS, FishNetConfig, get_preset
+from utils.models import presets
+from utils.models.presets import (
+    PRESETS,
+    BaselineConfig,
+    FishNetConfig,
+    ResNeXtConfig,
+    UNetConfig,
+    get_preset,
+)
 
 SIMPLE = dataclasses.asdict(PRESETS["simple"])
 
@@ -37,34 +47,42 @@ def test_unusual_widths_that_can_be_built_are_accepted():
     [
         (
             {**SIMPLE, "network_planes": (16, 32)},
-            "`network_planes` must be 11 whole numbers from 1. Received: (16, 32)",
+            "`network_planes` must be 11 whole numbers of at least 1. Received: (16, 32)",
         ),
         (
             {**SIMPLE, "num_res_blks": [1] * 9},
-            f"`num_res_blks` must be 10 whole numbers from 1. Received: {[1] * 9}",
+            f"`num_res_blks` must be 10 whole numbers of at least 1. Received: {[1] * 9}",
         ),
         (
             {**SIMPLE, "num_trans_blks": [1, 1, 1, 1, 1, -1]},
-            "`num_trans_blks` must be 6 whole numbers from 0. Received: [1, 1, 1, 1, 1, -1]",
+            "`num_trans_blks` must be 6 whole numbers of at least 0. Received: [1, 1, 1, 1, 1, -1]",
         ),
         (
             {**SIMPLE, "num_res_blks": [1.5] * 10},
-            f"`num_res_blks` must be 10 whole numbers from 1. Received: {[1.5] * 10}",
+            f"`num_res_blks` must be 10 whole numbers of at least 1. Received: {[1.5] * 10}",
         ),
         (
             {**SIMPLE, "num_res_blks": 3},
-            "`num_res_blks` must be 10 whole numbers from 1. Received: 3",
+            "`num_res_blks` must be 10 whole numbers of at least 1. Received: 3",
         ),
-        ({**SIMPLE, "groups": 0}, "`groups` must be 1 whole numbers from 1. Received: [0]"),
-        ({**SIMPLE, "bottleneck_ratio": 2.5}, "`bottleneck_ratio` must be 1 whole numbers from 1."),
+        ({**SIMPLE, "groups": 0}, "`groups` must be a whole number of at least 1. Received: 0"),
+        (
+            {**SIMPLE, "groups": True},
+            "`groups` must be a whole number of at least 1. Received: True",
+        ),
+        (
+            {**SIMPLE, "bottleneck_ratio": 2.5},
+            "`bottleneck_ratio` must be a whole number of at lea",
+        ),
         (
             {**SIMPLE, "down_sampling": "pool"},
             "`down_sampling` must be one of max_pool, max_pool_3x3, average_pool, convolution. "
             "Received: 'pool'",
         ),
         ({**SIMPLE, "activation": "rely"}, "relu, silu, gelu, mish, leaky_relu. Received: 'rely'"),
-        ({**SIMPLE, "dropout": 1.0}, "`dropout` must be in [0, 1). Received: 1.0"),
-        ({**SIMPLE, "stochastic_depth": -0.1}, "`stochastic_depth` must be in [0, 1)."),
+        ({**SIMPLE, "dropout": 1.0}, "`dropout` must be a number in [0, 1). Received: 1.0"),
+        ({**SIMPLE, "dropout": "x"}, "`dropout` must be a number in [0, 1). Received: 'x'"),
+        ({**SIMPLE, "stages": "head"}, "`stages` must be one of all, tail. Received: 'head'"),
         (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),
         (with_planes(p0=2), "at least 4"),
         (with_planes(p3=8, p4=8), "network_planes[4] at least 16"),
@@ -80,6 +98,41 @@ def test_unusual_widths_that_can_be_built_are_accepted():
 def test_what_cannot_be_built_is_refused_with_the_rule(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         FishNetConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (
+            ResNeXtConfig,
+            {"depths": (3, 4, 6, 3), "groups": 0, "group_width": 4},
+            "`groups` must be",
+        ),
+        (
+            ResNeXtConfig,
+            {"depths": (3, 4), "groups": 2, "group_width": 4},
+            "`depths` must be 4 who",
+        ),
+        (BaselineConfig, {"application": "ResNet50", "dropout": "1e-1"}, "Received: '1e-1'"),
+        (UNetConfig, {"width": 0.5}, "`width` must be a whole number of at least 1. Received: 0.5"),
+        (UNetConfig, {"width": 8, "depth": 0}, "`depth` must be a whole number of at least 1."),
+    ],
+)
+def test_baselines_are_checked_too(kind, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(**arguments)
+
+
+def test_the_comments_on_presets_agree_with_the_results():
+    source = Path(presets.__file__).read_text()
+    pattern = r"two CPU cores, (\d+) epochs: (\d+) minutes, val top-1 ([\d.]+) % \((.+)\)"
+    claims = re.findall(pattern, source)
+    assert len(claims) == 4
+    for epochs, minutes, top1, run_id in claims:
+        result = json.loads(Path(f"report/results/{run_id}.json").read_text())
+        assert (len(result["history"]["loss"]), result["env"]["cpu_count"]) == (int(epochs), 2)
+        assert sum(result["history"]["seconds"]) / 60 == pytest.approx(float(minutes), abs=0.5)
+        assert f"{result['metrics']['top1']:.1%}" == f"{top1}%"
 
 
 def test_unknown_preset_lists_the_names():
@@ -102,5 +155,9 @@ def test_what_a_preset_does_not_have_cannot_be_changed():
         get_preset("resnet50", activation="silu")
     with pytest.raises(ValueError, match="network_planes cannot be changed in resnext50"):
         get_preset("resnext50", width=0.5)
-    with pytest.raises(ValueError, match="`width` must be a multiple of 1/64. Received: 0.3"):
-        get_preset("simple", width=0.3)
+    for width in (0.3, 0, -0.25, "1e-1"):
+        with pytest.raises(
+            ValueError, match="`width` must be a positive multiple of 1/64. Rec"
+        ) as e:
+            get_preset("simple", width=width)
+        assert str(e.value).endswith(f"Received: {width!r}")

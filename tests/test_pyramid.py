@@ -34,7 +34,7 @@ def test_the_tensors_are_those_of_the_stages():
 def test_errors_name_the_rule():
     with pytest.raises(ValueError, match="part must be one of tail, body, head. Received: 'fin'"):
         pyramid_outputs(build_model("simple"), "fin")
-    with pytest.raises(ValueError, match="resnet50 is no FishNet: it has no layer body_3"):
+    with pytest.raises(ValueError, match="resnet50 is not a FishNet: it has no layer body_3"):
         pyramid_outputs(build_model("resnet50"))
 
 

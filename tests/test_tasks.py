@@ -107,7 +107,7 @@ def test_a_residual_network_of_the_size_of_simple():
 
 
 def test_other_networks_have_no_pyramid():
-    with pytest.raises(ValueError, match="resnet50 is no FishNet"):
+    with pytest.raises(ValueError, match="resnet50 is not a FishNet"):
         build_model("resnet50", task="segmentation")
 
 

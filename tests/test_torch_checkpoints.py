@@ -75,6 +75,33 @@ def test_code_in_a_file_is_refused_by_name(tmp_path, new_format):
         read_torch_checkpoint(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("parameters", [False, True])
+def test_any_precision_and_parameters_become_float32_arrays(tmp_path, dtype, parameters):
+    values = torch.tensor([[1.5, -2.0], [0.25, 3.0]], dtype=dtype)
+    kept = torch.nn.Parameter(values) if parameters else values
+    torch.save({"conv1.0.weight": kept, "count": torch.tensor(7)}, tmp_path / "a.pth")
+    read = read_torch_checkpoint(tmp_path / "a.pth")
+    assert read["conv1.0.weight"].dtype == np.float32
+    np.testing.assert_array_equal(read["conv1.0.weight"], [[1.5, -2.0], [0.25, 3.0]])
+    assert read["count"] == 7
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "module.module.", "_orig_mod.", "model._orig_mod."]
+)
+@pytest.mark.parametrize(
+    "keys", [(), ("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")]
+)
+def test_wrappers_of_a_state_dict_are_taken_off(tmp_path, prefix, keys):
+    checkpoint = {f"{prefix}conv1.0.weight": torch.tensor([1.0, 2.0])}
+    for key in reversed(keys):
+        checkpoint = {"epoch": 3, key: checkpoint}
+    torch.save(checkpoint, tmp_path / "a.pth")
+    ((name, array),) = read_torch_checkpoint(tmp_path / "a.pth").items()
+    assert (name, array.tolist()) == ("conv1.0.weight", [1.0, 2.0])
+
+
 def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "text.pth.tar").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="text.pth.tar"):
@@ -85,8 +112,17 @@ def test_files_that_are_no_checkpoints(tmp_path):
     with pytest.raises(ValueError, match="cut.pth.tar cannot be read as a file of PyTorch"):
         read_torch_checkpoint(tmp_path / "cut.pth.tar")
     torch.save({"epoch": 3}, tmp_path / "empty.pth.tar")
-    with pytest.raises(ValueError, match="empty.pth.tar holds no state dict"):
+    with pytest.raises(ValueError, match="empty.pth.tar holds no state dict.* the keys epoch"):
         read_torch_checkpoint(tmp_path / "empty.pth.tar")
+    torch.save([1, 2], tmp_path / "list.pth.tar")
+    with pytest.raises(ValueError, match="list.pth.tar holds no state dict.* Received: a list"):
+        read_torch_checkpoint(tmp_path / "list.pth.tar")
+    old = tmp_path / "old.pth.tar"
+    torch.save(tensors("small_64"), old, _use_new_zipfile_serialization=False)
+    for size in (1, 10, 100, 5000, 100_000):
+        (tmp_path / "cut.pth.tar").write_bytes(old.read_bytes()[:size])
+        with pytest.raises(ValueError, match="cut.pth.tar"):
+            read_torch_checkpoint(tmp_path / "cut.pth.tar")
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_nothing_written(small, tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 from utils.data import pipeline
 from utils.data.manifest import load_manifest
 from utils.experiments.common import COMMON, DEFAULT_SEEDS, noise_of
-from utils.models.fast_layers import with_kinds
+from utils.models.fast_layers import replace_layers
 from utils.training import results
 from utils.training.callbacks import reported
 from utils.training.config import RunConfig
@@ -112,7 +112,7 @@ def with_batch_statistics(model):
         kind = type(layer)
         return _BatchStatistics if kind is keras.layers.BatchNormalization else kind
 
-    return with_kinds(model, kind_of)
+    return replace_layers(model, kind_of)
 
 
 def evaluate_with_batch_statistics(config, record_order="shuffled"):

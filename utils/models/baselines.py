@@ -1,14 +1,32 @@
 """The networks that FishNet is compared with: ResNeXt, U-Net and those of `keras.applications`."""
 
-import keras
-from keras import layers
+from typing import Any
 
-from utils.models.blocks import bn, bn_act, classifier, conv, get_stem, max_pool, normalize
+import keras
+from keras import KerasTensor, layers
+
+from utils.models.blocks import (
+    Normalization,
+    bn,
+    bn_act,
+    classifier,
+    conv,
+    get_stem,
+    max_pool,
+    normalize,
+)
+from utils.models.presets import BaselineConfig, ResNeXtConfig, UNetConfig
 
 
 def build_resnext(
-    config, *, image_size=64, num_classes=200, stem="imagenet", normalization=None, name=None
-):
+    config: ResNeXtConfig,
+    *,
+    image_size: int = 64,
+    num_classes: int = 200,
+    stem: str = "imagenet",
+    normalization: Normalization = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a ResNeXt classifier.
 
     Args:
@@ -48,7 +66,9 @@ def build_resnext(
     return keras.Model(inputs, classifier(x, num_classes, dropout=config.dropout), name=name)
 
 
-def _resnext_block(x, width, name, *, stride, groups, project):
+def _resnext_block(
+    x: KerasTensor, width: int, name: str, *, stride: int, groups: int, project: bool
+) -> KerasTensor:
     """1x1, grouped 3x3 and 1x1 convolution to twice the width, beside the shortcut."""
     shortcut = x
     if project:
@@ -63,15 +83,21 @@ def _resnext_block(x, width, name, *, stride, groups, project):
 
 
 def build_unet(
-    config, *, image_size=64, num_classes=200, stem="full", normalization=None, name=None
-):
+    config: UNetConfig,
+    *,
+    image_size: int = 64,
+    num_classes: int = 200,
+    stem: str = "full",
+    normalization: Normalization = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a U-Net.
 
     Args:
         config: a `UNetConfig`.
         image_size: height and width of the input, in pixels; a multiple of 2 ** (depth - 1).
         num_classes: number of classes.
-        stem: it has none, whatever is given; all of it is at full resolution.
+        stem: ignored; a U-Net has none and starts at full resolution.
         normalization: None, or (mean, std); see `build_fishnet`.
         name: the model's name.
 
@@ -95,7 +121,7 @@ def build_unet(
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x, skipped = normalize(inputs, normalization), []
     for level in range(config.depth):
-        if level:
+        if level > 0:
             x = layers.MaxPooling2D(2, name=f"down_{level}_pool")(x)
         x = _double_conv(x, config.width * 2**level, f"down_{level}")
         skipped.append(x)
@@ -109,14 +135,41 @@ def build_unet(
     return keras.Model(inputs, classifier(x, num_classes), name=name)
 
 
-def _double_conv(x, width, name):
+def _double_conv(x: KerasTensor, width: int, name: str) -> KerasTensor:
     """Two 3x3 convolutions, each with batch normalization and ReLU."""
     for i in (1, 2):
         x = bn_act(conv(x, width, 3, f"{name}_conv{i}"), "relu", name, i)
     return x
 
 
-def _build_baseline(config, *, image_size, num_classes, stem, normalization, name):
+def build_application(
+    config: BaselineConfig,
+    *,
+    image_size: int = 64,
+    num_classes: int = 200,
+    stem: str = "imagenet",
+    normalization: Normalization = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a network of `keras.applications`, its global average and a small classifier.
+
+    Args:
+        config: a `BaselineConfig`.
+        image_size: height and width of the input, in pixels.
+        num_classes: number of classes.
+        stem: "imagenet" is the network's own; "half" and "full" are a 3x3 convolution with stride
+            2 or 1 and no pool in its place.
+        normalization: None, or (mean, std); see `build_fishnet`.
+        name: the model's name.
+
+    Returns:
+        A `keras.Model` from (batch, image_size, image_size, 3) to float32 logits
+        (batch, num_classes).
+
+    Raises:
+        ValueError: if the stem is unknown, or the network does not begin with one that it can
+            replace.
+    """
     stride, pool = get_stem(stem)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     application = getattr(keras.applications, config.application)
@@ -133,19 +186,22 @@ def _build_baseline(config, *, image_size, num_classes, stem, normalization, nam
     )
 
 
-def _with_small_stem(backbone, stride, application):
-    """A copy whose 7x7 convolution is 3x3, and whose first pool does nothing."""
-    kinds = [layers.ZeroPadding2D, layers.Conv2D, layers.ZeroPadding2D, layers.MaxPooling2D]
-    first = [layer for layer in backbone.layers if type(layer) in kinds][:4]
-    if [type(layer) for layer in first] != kinds:
+def _with_small_stem(backbone: keras.Model, stride: int, application: str) -> keras.Model:
+    """A copy whose 7x7 convolution is 3x3, and whose first pool is the identity."""
+    expected = [layers.ZeroPadding2D, layers.Conv2D, layers.ZeroPadding2D, layers.MaxPooling2D]
+    first = [layer for layer in backbone.layers if type(layer) in expected][:4]
+    if [type(layer) for layer in first] != expected:
         raise ValueError(
             f"{application} does not begin with a padded convolution and max-pool; `stem` must be "
             "'imagenet'."
         )
-    pad, conv, *pool = first
-    changes = {pad: {"padding": 1}, conv: {"kernel_size": 3, "strides": stride}}
+    pad, convolution, *pool = first
+    changes: dict[Any, dict] = {
+        pad: {"padding": 1},
+        convolution: {"kernel_size": 3, "strides": stride},
+    }
 
-    def clone(layer):
+    def clone(layer: keras.Layer) -> keras.Layer:
         if layer in pool:
             return layers.Identity(name=layer.name)
         return type(layer).from_config({**layer.get_config(), **changes.get(layer, {})})

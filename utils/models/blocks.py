@@ -3,15 +3,19 @@
 The names of their layers begin with what the caller gives them.
 """
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 from utils.models.presets import STEMS
 
+Normalization = tuple[Sequence[float], Sequence[float]] | None  # mean and std of each channel
 
-def get_stem(name):
+
+def get_stem(name: str) -> tuple[int, bool]:
     """Looks up a stem.
 
     Args:
@@ -28,7 +32,7 @@ def get_stem(name):
     return STEMS[name]
 
 
-def normalize(x, normalization):
+def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:
     """Applies (x - mean) / std per channel; the identity for None.
 
     Args:
@@ -43,10 +47,10 @@ def normalize(x, normalization):
     """
     if normalization is None:
         return x
-    try:
+    mean: list[float] = []
+    std: list[float] = []
+    with contextlib.suppress(TypeError, ValueError):
         mean, std = ([float(value) for value in values] for values in normalization)
-    except (TypeError, ValueError):
-        mean, std = [], []
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(
             "`normalization` must be None or a pair (mean, std) of three floats each, std above "
@@ -57,18 +61,28 @@ def normalize(x, normalization):
     return layers.Rescaling(scale, offset, dtype="float32", name="normalization")(x)
 
 
-def conv(x, filters, kernel_size, name, *, stride=1, dilation=1, groups=1, use_bias=False):
+def conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    name: str,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    use_bias: bool = False,
+) -> KerasTensor:
     """Convolves with PyTorch's symmetric padding; Keras' "same" pads stride 2 unevenly.
 
     Args:
         x: (batch, height, width, channels).
-        filters: channels of the result.
+        filters: channels of the output.
         kernel_size: odd.
         name: of the layer.
         stride: 2 halves the resolution.
-        dilation: distance of the kernel's taps.
-        groups: into which the channels are divided.
-        use_bias: whether to add one number a channel.
+        dilation: dilation rate.
+        groups: number of groups of a grouped convolution.
+        use_bias: whether to add a bias.
 
     Returns:
         (batch, height / stride, width / stride, filters).
@@ -88,7 +102,7 @@ def conv(x, filters, kernel_size, name, *, stride=1, dilation=1, groups=1, use_b
     )(x)
 
 
-def initializer(kernel_size, filters):
+def initializer(kernel_size: int, filters: int) -> keras.Initializer:
     """Normal with std sqrt(2 / (k * k * out)), as in the original.
 
     `VarianceScaling` would give the same, but its saved form changes from one Keras to the next.
@@ -96,18 +110,18 @@ def initializer(kernel_size, filters):
     return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (kernel_size**2 * filters)))
 
 
-def bn(x, name):
-    """Batch normalization with PyTorch's usual numbers."""
+def bn(x: KerasTensor, name: str) -> KerasTensor:
+    """Batch normalization with PyTorch's default momentum and epsilon."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
-def bn_act(x, activation, prefix, index=""):
-    """Batch normalization and an activation function."""
+def bn_act(x: KerasTensor, activation: str, prefix: str, index: int | str = "") -> KerasTensor:
+    """Batch normalization, then an activation function."""
     x = bn(x, f"{prefix}_bn{index}")
     return layers.Activation(activation, name=f"{prefix}_act{index}")(x)
 
 
-def max_pool(x, name):
+def max_pool(x: KerasTensor, name: str) -> KerasTensor:
     """The 3x3 max-pool with stride 2 that ends a stem; `x` must not be negative.
 
     The original pads with minus infinity; after a ReLU, zeros give the same maximum.
@@ -116,13 +130,13 @@ def max_pool(x, name):
     return layers.MaxPooling2D(3, strides=2, name=name)(x)
 
 
-def classifier(x, num_classes, *, dropout=0.0):
+def classifier(x: KerasTensor, num_classes: int, *, dropout: float = 0.0) -> KerasTensor:
     """Float32 logits from pooled features.
 
     Args:
         x: (batch, features).
         num_classes: number of classes.
-        dropout: share of the features that a training step leaves out.
+        dropout: dropout rate.
 
     Returns:
         (batch, num_classes).

@@ -1,11 +1,14 @@
-"""Any network of the project from its preset, and how large it is."""
+"""Builds any network of the project from its preset, and counts its parameters and operations."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 from keras import layers
 
-from utils.models.baselines import _build_baseline, build_resnext, build_unet
+from utils.models.baselines import build_application, build_resnext, build_unet
+from utils.models.blocks import Normalization
 from utils.models.fishnet import build_fishnet
 from utils.models.heads import HEADS
 from utils.models.presets import (
@@ -16,20 +19,26 @@ from utils.models.presets import (
     get_preset,
 )
 
-# What the names of the layers of classifiers, boxes and masks begin with.
+# Prefixes of the names of the layers of classifiers, boxes and masks.
 HEAD_LAYERS = ("logits", "hidden", "box", "decoder")
+_BUILDERS: dict[type, Callable[..., keras.Model]] = {
+    FishNetConfig: build_fishnet,
+    ResNeXtConfig: build_resnext,
+    BaselineConfig: build_application,
+    UNetConfig: build_unet,
+}
 
 
 def build_model(
-    preset,
+    preset: str | FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig,
     *,
-    image_size=64,
-    num_classes=200,
-    stem="imagenet",
-    normalization=None,
-    task="classification",
-    name=None,
-):
+    image_size: int = 64,
+    num_classes: int = 200,
+    stem: str = "imagenet",
+    normalization: Normalization = None,
+    task: str = "classification",
+    name: str | None = None,
+) -> keras.Model:
     """Builds a FishNet or a baseline.
 
     Args:
@@ -41,16 +50,18 @@ def build_model(
         normalization: None, or (mean, std) of three floats each in units of 0..255; see
             `build_fishnet`.
         task: a name in `utils.models.heads.HEADS`.
-        name: the model's; None: the preset's.
+        name: the model's name; None: the preset's.
 
     Returns:
         A `keras.Model` from (batch, image_size, image_size, 3) to float32 logits
-        (batch, num_classes); for localization with a box (xmin, ymin, xmax, ymax) in [0, 1] behind
-        them; for segmentation logits (batch, image_size, image_size, 1 + num_classes).
+        (batch, num_classes); for localization followed by a box (xmin, ymin, xmax, ymax) in [0, 1];
+        for segmentation logits (batch, image_size, image_size, 1 + num_classes).
 
     Raises:
-        ValueError: if the preset is unknown or the options do not fit it.
+        ValueError: if the preset or the task is unknown or the options do not fit the preset.
     """
+    if task not in HEADS:
+        raise ValueError(f"`task` must be one of {', '.join(HEADS)}. Received: task={task!r}")
     config = get_preset(preset) if isinstance(preset, str) else preset
     classifier = _BUILDERS[type(config)](
         config,
@@ -63,74 +74,75 @@ def build_model(
     return HEADS[task](classifier, num_classes)
 
 
-_BUILDERS = {
-    FishNetConfig: build_fishnet,
-    ResNeXtConfig: build_resnext,
-    BaselineConfig: _build_baseline,
-    UNetConfig: build_unet,
-}
+def start_from(model: keras.Model, path: str | Path) -> list[str]:
+    """Initializes a model with the weights of a saved one.
 
-
-def start_from(model, path):
-    """Gives a model the weights of a saved one, but for its heads.
-
-    A classifier is taken over if its classes are as many; other tasks' heads if both have them.
+    A head is initialized too if the saved model has one of the same shape.
 
     Args:
         model: a model of `build_model`; changed in place, or not at all.
         path: a `.keras` file of the same network.
 
     Returns:
-        Names of the layers that keep the weights they had: of heads alone.
+        Names of the layers that keep their own weights: only layers of heads.
 
     Raises:
         ValueError: the file cannot be read, or is of another network; lists what differs.
     """
-    try:
-        saved = keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
-    found = {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
+    saved = _load_weights_of(path)
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
-    kept = [name for name in wanted if name not in found and name.startswith(HEAD_LAYERS)]
-    problems = [f"missing: {name}" for name in wanted if name not in found and name not in kept]
-    problems += [
-        f"unexpected: {name}"
-        for name in found
-        if name not in wanted and not name.startswith((*HEAD_LAYERS, "score"))
-    ]
-    for name in wanted.keys() & found.keys():
-        expected = [tuple(weight.shape) for weight in wanted[name].weights]
-        shapes = [weight.shape for weight in found[name]]
-        if shapes != expected and name.startswith(HEAD_LAYERS):
+    kept, problems = [], []
+    for name, layer in wanted.items():
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        shapes = [weight.shape for weight in saved[name]] if name in saved else None
+        if shapes == expected:
+            continue
+        if name.startswith(HEAD_LAYERS):
             kept.append(name)
-        elif shapes != expected:
+        elif shapes is None:
+            problems.append(f"missing: {name}")
+        else:
             problems.append(f"shapes: {name} must have {expected}. Received: {shapes}")
+    heads = (*HEAD_LAYERS, "score")  # a FishNet's score layers belong to its classifier
+    unexpected = [name for name in saved if name not in wanted and not name.startswith(heads)]
+    problems += [f"unexpected: {name}" for name in unexpected]
     if problems:
-        text = "\n".join(sorted(problems)[:10])
+        more = [f"… {len(problems) - 10} more"] if len(problems) > 10 else []
         raise ValueError(
-            f"initial_weights: {path} is of another network. Of {len(problems)} misfits:\n{text}"
+            f"initial_weights: {path} is of another network; choose a file of the same preset. "
+            + "\n".join([f"Mismatches ({len(problems)}):", *sorted(problems)[:10], *more])
         )
     for name, layer in wanted.items():
         if name not in kept:
-            layer.set_weights(found[name])
+            layer.set_weights(saved[name])
     return kept
 
 
-def count_parameters(model):
+def _load_weights_of(path: str | Path) -> dict[str, list]:
+    """Arrays of a saved model by layer, or a ValueError that says why there are none."""
+    if not Path(path).is_file():
+        raise ValueError(f"initial_weights must be a .keras file. Received: {path}, no such file")
+    try:
+        saved = keras.models.load_model(path, compile=False)
+    except Exception as error:  # of whatever kind Keras and the formats below it raise
+        raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
+    return {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
+
+
+def count_parameters(model: keras.Model) -> int:
     """Returns the number of trainable parameters of a model."""
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def count_macs(model):
+def count_macs(model: keras.Model) -> int:
     """Counts the multiply-accumulates of a built model at inference.
 
     Convolutions and dense layers count one for each weight and position, batch normalization (a
-    scale and an offset then) one for each element; biases, activations and pooling count nothing.
+    scale and an offset then) one for each element; biases, activations and pooling are not counted.
 
     The published 4.31, 6.45 and 10.58 G of FishNet-99, 150 and 201 come from the authors'
     `utils/profile.py`, which adds ReLU and pooling, the latter several times over (all stages share
-    one pooling module, with one counter each); this count is 0.4 to 0.8 % lower.
+    one pooling module, with one counter each); the count here is 0.4 to 0.8 % lower.
 
     Args:
         model: a channels-last `keras.Model` with static shapes.

@@ -1,8 +1,11 @@
 """Layers that compute the same as Keras' own, up to rounding, but faster on a CPU.
 
-They have the same variables under the same names, so weights go to and fro; a model is trained with
-them and saved with Keras' own. `05_performance` shows what each of them gives, and why.
+They have the same variables under the same names, so weights can be copied either way; a model is
+trained with them and saved with Keras' own. `05_performance` measures what each of them gains.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -11,7 +14,7 @@ from keras import layers, ops
 class PointwiseConv2D(layers.Conv2D):
     """A 1x1 convolution as the matrix product that it is, with stride 1 and no activation."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Convolves (batch, height, width, channels)."""
         channels = self.kernel.shape[-2:]
         x = ops.reshape(inputs, (-1, channels[0]))
@@ -22,12 +25,12 @@ class PointwiseConv2D(layers.Conv2D):
 
 
 class TilePooling2D(layers.MaxPooling2D):
-    """A max-pool whose tiles do not overlap, as the maximum over two axes.
+    """A max-pool whose windows do not overlap, as the maximum over two axes.
 
-    XLA computes the gradient of its own pooling on one core.
+    XLA computes the gradient of its own pooling on a single core.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Pools (batch, height, width, channels)."""
         rows, columns = self.pool_size
         _, height, width, channels = inputs.shape
@@ -38,13 +41,13 @@ class TilePooling2D(layers.MaxPooling2D):
 class BatchNormalization(layers.BatchNormalization):
     """Batch normalization with its gradient in closed form, for TensorFlow.
 
-    TensorFlow differentiates Keras' ops one by one, and each goes through memory again. Here the
-    images of a batch are rows (height * width * channels), the sums over them are products with a
-    row of ones, which oneDNN does at the speed of the memory, and only then come the positions: in
-    this order the sums are also rounded less than when all three axes are summed at once.
+    TensorFlow differentiates Keras' ops one by one, each a pass over memory. Here the images of a
+    batch are rows (height * width * channels); the sums over images are products with a row of
+    ones, which oneDNN computes at memory bandwidth, and positions are summed last. In this order
+    the rounding error is also smaller than when all three axes are summed at once.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalizes (batch, height, width, channels); in evaluation mode as Keras does."""
         fast = training and self.trainable and self.compute_dtype in ("float32", "bfloat16")
         if not fast:
@@ -54,22 +57,22 @@ class BatchNormalization(layers.BatchNormalization):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)
 
-    def _normalized(self, inputs):
+    def _normalized(self, inputs: Any) -> tuple[Any, Any, Any]:
         import tensorflow as tf
 
         _, height, width, channels = inputs.shape
         positions = height * width
 
         @tf.custom_gradient
-        def normalize(x, gamma, beta):
+        def normalize(x: Any, gamma: Any, beta: Any) -> tuple[tuple[Any, Any, Any], Callable]:
             shape = tf.shape(x)
             ones = tf.ones([1, shape[0]])
             count = tf.cast(shape[0] * positions, tf.float32)
 
-            def total(rows):
+            def total(rows: Any) -> Any:
                 return tf.reduce_sum(tf.reshape(ones @ rows, [positions, channels]), axis=0)
 
-            def wide(vector):
+            def wide(vector: Any) -> Any:
                 return tf.tile(vector, [positions])
 
             x = tf.reshape(x, [-1, positions * channels])
@@ -78,7 +81,7 @@ class BatchNormalization(layers.BatchNormalization):
             inverse = tf.math.rsqrt(variance + self.epsilon)
             scale = gamma * inverse
 
-            def gradient(dy, _mean, _variance):
+            def gradient(dy: Any, _mean: Any, _variance: Any) -> tuple[Any, Any, Any]:
                 dy = tf.reshape(dy, [-1, positions * channels])
                 dbeta = total(dy)
                 dgamma = (total(dy * x) - mean * dbeta) * inverse
@@ -93,8 +96,8 @@ class BatchNormalization(layers.BatchNormalization):
         return normalize(inputs, *(ops.convert_to_tensor(v) for v in (self.gamma, self.beta)))
 
 
-def accelerate(model):
-    """A copy of a model with the layers above, where the backend gains by them.
+def accelerate(model: keras.Model) -> keras.Model:
+    """A copy of a model with the layers above, where they are faster on the backend.
 
     Args:
         model: a functional `keras.Model`, channels last, with static image sizes.
@@ -104,42 +107,45 @@ def accelerate(model):
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
 
-    def kind_of(layer):
-        kind, config = type(layer), layer.get_config()
-        if kind is layers.Conv2D and _is_pointwise(config):
-            kind = PointwiseConv2D
-        elif kind is layers.BatchNormalization and on_tensorflow:
-            kind = BatchNormalization
-        elif kind is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
-            kind = TilePooling2D
-        return kind
+    def faster(layer: keras.Layer) -> type[keras.Layer]:
+        original = type(layer)
+        if original is layers.Conv2D and _is_pointwise(layer):
+            return PointwiseConv2D
+        if original is layers.BatchNormalization and on_tensorflow:
+            return BatchNormalization
+        if original is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
+            return TilePooling2D
+        return original
 
-    return with_kinds(model, kind_of)
+    return replace_layers(model, faster)
 
 
-def _is_pointwise(config):
+def _is_pointwise(layer: keras.Layer) -> bool:
+    config = layer.get_config()
     sizes = {*config["kernel_size"], *config["strides"], config["groups"]}
     return sizes == {1} and config["activation"] == "linear"
 
 
-def _is_tiled(layer):
+def _is_tiled(layer: keras.Layer) -> bool:
     return tuple(layer.pool_size) == tuple(layer.strides) and not any(
         size % pool for size, pool in zip(layer.input.shape[1:3], layer.pool_size, strict=True)
     )
 
 
-def with_kinds(model, kind_of):
+def replace_layers(
+    model: keras.Model, replacement: Callable[[keras.Layer], type[keras.Layer]]
+) -> keras.Model:
     """A copy of a model with layers of other classes that have the same settings and variables.
 
     Args:
         model: a functional `keras.Model`.
-        kind_of: gives the class that takes a layer's place.
+        replacement: from a layer to the class that replaces its own.
 
     Returns:
         A `keras.Model` with the same weights, not compiled.
     """
     copy = keras.models.clone_model(
-        model, clone_function=lambda layer: kind_of(layer).from_config(layer.get_config())
+        model, clone_function=lambda layer: replacement(layer).from_config(layer.get_config())
     )
     copy.set_weights(model.get_weights())
     return copy

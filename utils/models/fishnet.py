@@ -12,14 +12,26 @@ NeurIPS 2018 (arXiv 1901.03495), and github.com/kevin-ssy/FishNet at commit b968
 import functools
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
-from utils.models.blocks import bn, bn_act, classifier, conv, get_stem, max_pool, normalize
+from utils.models.blocks import (
+    Normalization,
+    bn,
+    bn_act,
+    classifier,
+    conv,
+    get_stem,
+    max_pool,
+    normalize,
+)
+from utils.models.presets import FishNetConfig
 
 STAGES = (  # of the features f0 ... f10
     *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
     *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
 )
+# Each part has all four resolutions: the body begins with the bridge, the head with the body's end.
+PARTS = {"tail": STAGES[:4], "body": STAGES[4:8], "head": STAGES[7:11]}
 _DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head
     "max_pool": functools.partial(layers.MaxPooling2D, 2),
     "max_pool_3x3": functools.partial(layers.MaxPooling2D, 3, strides=2, padding="same"),
@@ -29,14 +41,14 @@ _DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head
 
 
 def build_fishnet(
-    config,
+    config: FishNetConfig,
     *,
-    image_size=64,
-    num_classes=200,
-    stem="imagenet",
-    normalization=None,
-    name=None,
-):
+    image_size: int = 64,
+    num_classes: int = 200,
+    stem: str = "imagenet",
+    normalization: Normalization = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a FishNet classifier.
 
     Args:
@@ -74,7 +86,7 @@ def build_fishnet(
     inputs = keras.Input((image_size, image_size, 3), name="image")
     f = [_stem(normalize(inputs, normalization), config, stride, pool)]
     for i in (1, 2, 3):
-        f.append(_tail(f[-1], config, planes[i], depths[i - 1], f"tail_{i}"))
+        f.append(_down_stage(f[-1], config, planes[i], depths[i - 1], f"tail_{i}", f"tail_{i}"))
     if config.stages == "tail":
         return keras.Model(inputs, _score(f[-1], config, num_classes, "score"), name=name)
     f.append(_bridge(f[-1], config, planes[4], depths[3], "bridge"))
@@ -89,7 +101,16 @@ def build_fishnet(
     return keras.Model(inputs, _score(f[-1], config, num_classes, "score"), name=name)
 
 
-def _bottleneck(x, config, width, name, *, dilation=1, stride=1, reduce=False):
+def _bottleneck(
+    x: KerasTensor,
+    config: FishNetConfig,
+    width: int,
+    name: str,
+    *,
+    dilation: int = 1,
+    stride: int = 1,
+    reduce: bool = False,
+) -> KerasTensor:
     """Pre-activation bottleneck; with `reduce`, its shortcut is channel reduction."""
     activation, inner = config.activation, width // config.bottleneck_ratio
     if reduce:
@@ -99,30 +120,32 @@ def _bottleneck(x, config, width, name, *, dilation=1, stride=1, reduce=False):
         shortcut = conv(shortcut, width, 1, f"{name}_shortcut_conv", stride=stride)
     else:
         shortcut = x
-    window = {"stride": stride, "dilation": dilation, "groups": _groups(inner, config.groups)}
+    groups = _groups(inner, config.groups)
     x = conv(bn_act(x, activation, name, 1), inner, 1, f"{name}_conv1")
-    x = conv(bn_act(x, activation, name, 2), inner, 3, f"{name}_conv2", **window)
+    x = bn_act(x, activation, name, 2)
+    x = conv(x, inner, 3, f"{name}_conv2", stride=stride, dilation=dilation, groups=groups)
     x = conv(bn_act(x, activation, name, 3), width, 1, f"{name}_conv3")
-    rate = config.stochastic_depth * _depth(name)
-    if rate:
-        x = layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
     return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
-def _groups(channels, most):
-    """The largest number of groups, up to `most`, of equal sizes from 4 channels on."""
+def _groups(channels: int, most: int) -> int:
+    """The largest number of equal groups, up to `most`, of at least 4 channels each."""
     sizes = (groups for groups in range(most, 1, -1) if not channels % groups)
     return next((groups for groups in sizes if channels // groups >= 4), 1)
 
 
-def _depth(name):
-    """How deep the stage of a layer is: 0.1 for the first of the ten, 1 for the last."""
-    number = next(i for i, stage in enumerate(STAGES) if name.startswith(stage))
-    return number / (len(STAGES) - 1)
-
-
-def _bottlenecks(x, config, width, depth, prefix, *, dilation=1, up=False, stride=1):
-    """A row of bottlenecks; `up` is for its first, `stride` for its last."""
+def _bottlenecks(
+    x: KerasTensor,
+    config: FishNetConfig,
+    width: int,
+    depth: int,
+    prefix: str,
+    *,
+    dilation: int = 1,
+    up: bool = False,
+    stride: int = 1,
+) -> KerasTensor:
+    """A sequence of bottlenecks; `up` applies to the first of them, `stride` to the last."""
     for block in range(1, depth + 1):
         x = _bottleneck(
             x,
@@ -136,7 +159,7 @@ def _bottlenecks(x, config, width, depth, prefix, *, dilation=1, up=False, strid
     return x
 
 
-def _channel_reduction(x, width, name):
+def _channel_reduction(x: KerasTensor, width: int, name: str) -> KerasTensor:
     """Sums consecutive groups of channels so that `width` remain (section 3.2 of the paper)."""
     _, rows, columns, channels = x.shape
     if channels == width:
@@ -145,7 +168,7 @@ def _channel_reduction(x, width, name):
     return keras.ops.sum(x, axis=-1)
 
 
-def _stem(x, config, stride, pool):
+def _stem(x: KerasTensor, config: FishNetConfig, stride: int, pool: bool) -> KerasTensor:
     """Three 3x3 convolutions and, with `pool`, a 3x3 max-pool with stride 2."""
     width, activation = config.network_planes[0], config.activation
     x = bn_act(conv(x, width // 2, 3, "stem_conv1", stride=stride), activation, "stem", 1)
@@ -155,18 +178,18 @@ def _stem(x, config, stride, pool):
     return max_pool(x, "stem") if pool else x
 
 
-def _down_stage(x, config, width, depth, prefix, name):
-    """Bottlenecks and half the resolution; `name` is that of the last layer."""
+def _down_stage(
+    x: KerasTensor, config: FishNetConfig, width: int, depth: int, prefix: str, name: str
+) -> KerasTensor:
+    """Bottlenecks, then half the resolution; `name` is the last layer's."""
     stride = 2 if config.down_sampling == "convolution" else 1
     x = _bottlenecks(x, config, width, depth, prefix, stride=stride)
     return _DOWN_SAMPLING[config.down_sampling](name=name)(x)
 
 
-def _tail(x, config, width, depth, name):
-    return _down_stage(x, config, width, depth, name, name)
-
-
-def _bridge(x, config, width, depth, name):
+def _bridge(
+    x: KerasTensor, config: FishNetConfig, width: int, depth: int, name: str
+) -> KerasTensor:
     """Widens to twice `width`, comes back, and gates with squeeze-and-excitation."""
     activation = config.activation
     x = conv(bn_act(x, activation, f"{name}_score", 1), width // 2, 1, f"{name}_score_conv1")
@@ -186,25 +209,40 @@ def _bridge(x, config, width, depth, name):
     return layers.Add(name=name)([gated, gate])
 
 
-def _branch(x, config, depth, name):
+def _branch(x: KerasTensor, config: FishNetConfig, depth: int, name: str) -> KerasTensor:
     """Transfers an earlier stage's output, at its own width, to where the trunk meets it."""
     return _bottlenecks(x, config, x.shape[-1], depth, f"{name}_branch")
 
 
-def _body(x, branch, config, width, depth, dilation, name):
+def _body(
+    x: KerasTensor,
+    branch: KerasTensor,
+    config: FishNetConfig,
+    width: int,
+    depth: int,
+    dilation: int,
+    name: str,
+) -> KerasTensor:
     """Up-sampling and refinement: the trunk doubles its resolution and meets the branch."""
     x = _bottlenecks(x, config, width, depth, name, dilation=dilation, up=True)
     x = layers.UpSampling2D(2, name=f"{name}_upsample")(x)
     return layers.Concatenate(name=name)([x, branch])
 
 
-def _head(x, branch, config, width, depth, name):
+def _head(
+    x: KerasTensor,
+    branch: KerasTensor,
+    config: FishNetConfig,
+    width: int,
+    depth: int,
+    name: str,
+) -> KerasTensor:
     """Down-sampling and refinement: the trunk halves its resolution and meets the branch."""
     x = _down_stage(x, config, width, depth, name, f"{name}_pool")
     return layers.Concatenate(name=name)([x, branch])
 
 
-def _score(x, config, num_classes, name):
+def _score(x: KerasTensor, config: FishNetConfig, num_classes: int, name: str) -> KerasTensor:
     activation = config.activation
     x = conv(bn_act(x, activation, name, 1), x.shape[-1] // 2, 1, f"{name}_conv1")
     x = bn_act(x, activation, name, 2)
@@ -212,20 +250,11 @@ def _score(x, config, num_classes, name):
     return classifier(x, num_classes, dropout=config.dropout)
 
 
-# In the order of the trunk; the body begins with what the tail ends in, the head with the body's
-# end, so that each part has all four resolutions.
-PARTS = {
-    "tail": STAGES[:4],
-    "body": STAGES[4:8],
-    "head": STAGES[7:11],
-}
-
-
-def pyramid_outputs(model, part="head"):
+def pyramid_outputs(model: keras.Model, part: str = "head") -> dict[str, KerasTensor]:
     """The features of one part of a FishNet, by resolution.
 
-    They are sums and concatenations, as the trunk hands them on: a network on top of them begins
-    with batch normalization and an activation.
+    They are sums and concatenations, not yet normalized: a network on top of them should begin with
+    batch normalization and an activation.
 
     Args:
         model: a model of `build_fishnet`, with any stem.
@@ -237,7 +266,7 @@ def pyramid_outputs(model, part="head"):
         "half" and P0 ... P3 with "full".
 
     Raises:
-        ValueError: unknown part, with the valid ones, or a model that is no FishNet.
+        ValueError: the part is unknown (lists the valid ones), or the model is not a FishNet.
 
     Source: arXiv 1901.03495, section 3 and figure 2.
     """
@@ -246,7 +275,7 @@ def pyramid_outputs(model, part="head"):
     names = {layer.name for layer in model.layers}
     missing = [stage for stage in PARTS[part] if stage not in names]
     if missing:
-        raise ValueError(f"{model.name} is no FishNet: it has no layer {missing[0]}.")
+        raise ValueError(f"{model.name} is not a FishNet: it has no layer {missing[0]}.")
     size = model.input.shape[1]
     levels = {}
     for stage in PARTS[part]:

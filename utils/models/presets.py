@@ -1,7 +1,8 @@
-"""Network variants as data: what tells one network from another, under a name."""
+"""Network variants as data: named configs, each with its command and what to expect of it."""
 
 import dataclasses
 import operator
+from typing import Any
 
 STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
     "imagenet": (2, True),
@@ -9,6 +10,7 @@ STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 f
     "full": (1, False),
 }
 DOWN_SAMPLING = ("max_pool", "max_pool_3x3", "average_pool", "convolution")
+STAGE_CHOICES = ("all", "tail")
 ACTIVATIONS = ("relu", "silu", "gelu", "mish", "leaky_relu")
 
 
@@ -29,35 +31,32 @@ class FishNetConfig:
     num_res_blks: tuple[int, ...]  # bottlenecks in the trunk of stages 1-10
     num_trans_blks: tuple[int, ...]  # bottlenecks in the transfer branch of stages 5-10; 0: none
     bottleneck_ratio: int = 4  # a bottleneck's 3x3 convolution has its width divided by this
-    groups: int = 1  # of those convolutions, at most, of 4 channels or more each
+    groups: int = 1  # of those convolutions, at most; each has at least 4 channels
     down_sampling: str = "max_pool"  # in `DOWN_SAMPLING`
     activation: str = "relu"  # in `ACTIVATIONS`
-    dropout: float = 0.0  # share of the pooled features that a training step leaves out
-    stochastic_depth: float = 0.0  # of bottlenecks, in the last stage; the first has a tenth of it
-    stages: str = "all"  # or "tail": a residual network, what a FishNet's tail is by itself
+    dropout: float = 0.0  # rate, before the classifier
+    stages: str = "all"  # or "tail": the tail alone, which is a residual network
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "network_planes", _ints("network_planes", self.network_planes, 11))
         object.__setattr__(self, "num_res_blks", _ints("num_res_blks", self.num_res_blks, 10))
         branches = _ints("num_trans_blks", self.num_trans_blks, 6, smallest=0)
         object.__setattr__(self, "num_trans_blks", branches)
 
-        _check_training_options(self)
-        for field in ("bottleneck_ratio", "groups"):
-            _ints(field, [getattr(self, field)], 1)
-        if self.stages not in ("all", "tail"):
-            raise ValueError(f"`stages` must be all or tail. Received: {self.stages!r}")
-        if self.down_sampling not in DOWN_SAMPLING:
-            raise ValueError(
-                f"`down_sampling` must be one of {', '.join(DOWN_SAMPLING)}. "
-                f"Received: {self.down_sampling!r}"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"`activation` must be one of {', '.join(ACTIVATIONS)}. "
-                f"Received: {self.activation!r}"
-            )
+        _check_fields(self, "bottleneck_ratio", "groups")
+        for field, valid in (
+            ("stages", STAGE_CHOICES),
+            ("down_sampling", DOWN_SAMPLING),
+            ("activation", ACTIVATIONS),
+        ):
+            if getattr(self, field) not in valid:
+                raise ValueError(
+                    f"`{field}` must be one of {', '.join(valid)}. "
+                    f"Received: {getattr(self, field)!r}"
+                )
+        self._check_widths()
 
+    def _check_widths(self) -> None:
         planes = self.network_planes
         if min(planes) < self.bottleneck_ratio or planes[4] < 16:
             raise ValueError(
@@ -86,17 +85,17 @@ class ResNeXtConfig:
     """Depths and groups of one ResNeXt.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017,
-    table 1; what its authors write 32x4d has 32 groups of width 4.
+    table 1; its 32x4d has 32 groups of width 4.
     """
 
     depths: tuple[int, ...]  # bottlenecks in each of the four stages
     groups: int  # of each 3x3 convolution
     group_width: int  # channels of a group in the first stage; it doubles from stage to stage
-    dropout: float = 0.0  # share of the pooled features that a training step leaves out
+    dropout: float = 0.0  # rate, before the classifier
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "depths", _ints("depths", self.depths, 4))
-        _check_training_options(self)
+        _check_fields(self, "groups", "group_width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +104,10 @@ class BaselineConfig:
 
     application: str  # name of the builder in keras.applications
     hidden_units: tuple[int, ...] = ()  # ReLU layers between global average and classifier
-    dropout: float = 0.0  # share of the last layer's inputs that a training step leaves out
+    dropout: float = 0.0  # rate, before the classifier
 
-    def __post_init__(self):
-        _check_training_options(self)
+    def __post_init__(self) -> None:
+        _check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,57 +117,66 @@ class UNetConfig:
     width: int  # channels of the first level; doubled from level to level
     depth: int = 5  # levels, each at half the resolution of the one before
 
-
-def _check_training_options(config):
-    for field in ("dropout", "stochastic_depth"):
-        share = getattr(config, field, 0.0)
-        if not 0 <= share < 1:
-            raise ValueError(f"`{field}` must be in [0, 1). Received: {share!r}")
+    def __post_init__(self) -> None:
+        _check_fields(self, "width", "depth")
 
 
-def _ints(field, values, length, smallest=1):
+def _check_fields(config: Any, *positive: str) -> None:
+    """Raises ValueError unless these fields are positive integers and the dropout a rate."""
+    for field in positive:
+        value = getattr(config, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{field}` must be a whole number of at least 1. Received: {value!r}")
+    rate = getattr(config, "dropout", 0.0)
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f"`dropout` must be a number in [0, 1). Received: {rate!r}")
+
+
+def _ints(field: str, values: Any, length: int, smallest: int = 1) -> tuple[int, ...]:
     """Returns `values` as a tuple of `length` ints from `smallest` on, or raises ValueError."""
     try:
-        numbers = tuple(operator.index(value) for value in values)
+        found = tuple(operator.index(value) for value in values)
     except TypeError:
-        numbers = ()
-    if len(numbers) != length or min(numbers) < smallest:
+        found = ()
+    if len(found) != length or min(found) < smallest:
         raise ValueError(
-            f"`{field}` must be {length} whole numbers from {smallest}. Received: {values!r}"
+            f"`{field}` must be {length} whole numbers of at least {smallest}. Received: {values!r}"
         )
-    return numbers
+    return found
 
 
-def scaled_planes(width):
+def scaled_planes(width: float) -> tuple[int, ...]:
     """The paper's widths times a factor, as a tuple for `FishNetConfig`.
 
     Raises:
-        ValueError: if these are no whole numbers.
+        ValueError: if the factor is not a positive multiple of 1/64.
     """
-    planes = [width * planes for planes in _PAPER_PLANES]
-    if not all(p == int(p) >= 1 for p in planes):
-        raise ValueError(f"`width` must be a multiple of 1/64. Received: {width!r}")
-    return tuple(int(p) for p in planes)
+    if not isinstance(width, (int, float)) or width <= 0 or width * 64 != int(width * 64):
+        raise ValueError(f"`width` must be a positive multiple of 1/64. Received: {width!r}")
+    return tuple(int(width * planes) for planes in _PAPER_PLANES)
 
 
 _PAPER_PLANES = (64, 128, 256, 512, 512, 512, 384, 256, 320, 832, 1600)
 _QUARTER_PLANES = scaled_planes(1 / 4)
-_BLOCKS_150 = {
+_BLOCKS_150: dict[str, Any] = {
     "num_res_blks": (2, 4, 8, 4, 2, 2, 2, 2, 2, 4),
     "num_trans_blks": (2, 2, 2, 2, 2, 4),
 }
 
 PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] = {
     # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
-    # Eight epochs in a quarter of an hour on two free CPU cores; a val top-1 of 42 %. Twenty: 47 %.
+    # On two CPU cores, 8 epochs: 12 minutes, val top-1 41.7 % (simple-tuned-8ep-seed0).
+    # On two CPU cores, 20 epochs: 75 minutes, val top-1 46.6 % (simple-tuned-20ep-seed0).
     # 654,200 parameters at 200 classes; the course report's simple has 667,584.
     "simple": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/medium.ipynb -p preset medium
-    # Twelve epochs (-p epochs 12) in half an hour to an hour on two CPU cores; val top-1 47 %.
+    # -p epochs 12
+    # On two CPU cores, 12 epochs: 57 minutes, val top-1 46.7 % (medium-tuned-12ep-seed0).
     # 1,034,136 parameters at 200 classes; the course report's medium has 1,034,440.
     "medium": FishNetConfig(_QUARTER_PLANES, (2,) * 10, (2,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/complex.ipynb -p preset complex
-    # Twelve epochs (-p epochs 12) in fifty minutes on two free CPU cores; a val top-1 of 47 %.
+    # -p epochs 12
+    # On two CPU cores, 12 epochs: 74 minutes, val top-1 47.6 % (complex-tuned-12ep-seed0).
     # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
     "complex": FishNetConfig(_QUARTER_PLANES, (4,) * 10, (4,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/fishnet99.ipynb -p preset fishnet99
@@ -192,33 +200,35 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # 25,028,904 parameters at 1,000 classes (32x4d).
     "resnext50": ResNeXtConfig(depths=(3, 4, 6, 3), groups=32, group_width=4),
     # papermill notebooks/03_train.ipynb report/executed/resnet50.ipynb -p preset resnet50
-    # Likewise the others; on small images with -p stem full. Parameters at 1,000 classes:
+    # The following likewise; for small images add -p stem full. Parameters at 1,000 classes:
     "resnet50": BaselineConfig("ResNet50"),  # 25,583,592
     "resnet101": BaselineConfig("ResNet101"),  # 44,601,832
     "densenet121": BaselineConfig("DenseNet121"),  # 7,978,856
     "densenet169": BaselineConfig("DenseNet169"),  # 14,149,480
     "densenet201": BaselineConfig("DenseNet201"),  # 20,013,928
     # papermill notebooks/03_train.ipynb report/executed/tail.ipynb -p preset simple_tail
-    # What simple is without its body and head. 55,168 parameters at 200 classes.
+    # `simple` without its body and head. 55,168 parameters at 200 classes.
     "simple_tail": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6, stages="tail"),
     # papermill notebooks/03_train.ipynb report/executed/residual.ipynb -p preset residual
-    # A residual network of the size of simple: 655,480 parameters at 200 classes.
+    # A residual network of the size of `simple`: 655,480 parameters at 200 classes.
     "residual": FishNetConfig(scaled_planes(1 / 2), (6,) * 10, (1,) * 6, stages="tail"),
-    # As all of these also with -p task localization, or -p task segmentation -p dataset
-    # tiny-shapes: papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet
-    # 541,169 parameters for the pixels of 24 classes, where simple has 521,817.
+    # papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet
+    # -p task segmentation -p dataset tiny-shapes  (all presets also take -p task localization)
+    # 541,169 parameters for the masks of 24 classes, where `simple` has 521,817.
     "unet": UNetConfig(width=8),
 }
 
 
-def get_preset(name, *, width=None, blocks=None, **changes):
-    """Looks up a preset and changes some of it.
+def get_preset(
+    name: str, *, width: float | None = None, blocks: int | None = None, **changes: Any
+) -> FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig:
+    """Looks up a preset, and changes some of its fields.
 
     Args:
         name: a key of `PRESETS`.
         width: of a FishNet, as a factor of the paper's.
         blocks: of a FishNet, in every stage and branch.
-        **changes: fields of its config; what is None stays as it is.
+        **changes: fields of its config; those that are None stay as they are.
 
     Returns:
         Its config.

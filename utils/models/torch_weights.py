@@ -11,16 +11,22 @@ Source: state dict of `models/fishnet.py` of github.com/kevin-ssy/FishNet at com
 import argparse
 import pickle
 import re
-import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from utils.files import save_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
 
-# Layers that are no part of a bottleneck.
+# Of the R, G and B channels in units of 0..255, as in torchvision's models and the authors' code.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+# Layers outside of bottlenecks.
 _TORCH_PREFIXES = {
     **{f"stem_conv{i}": f"conv{i}.0" for i in (1, 2, 3)},
     **{f"stem_bn{i}": f"conv{i}.1" for i in (1, 2, 3)},
@@ -39,7 +45,12 @@ _TORCH_PREFIXES = {
 
 _BLOCK = re.compile(rf"({'|'.join(STAGES)})(_branch)?_block(\d+)_(.+)")
 
-_TORCH_NAMES = {  # of a variable in its layer
+# What wraps a network may prefix its names: DataParallel, torch.compile, a training module.
+_WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")
+# Keys of a checkpoint under which the state dict may be, possibly one within the other.
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+
+_TORCH_NAMES = {  # from a Keras variable's name
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -49,8 +60,8 @@ _TORCH_NAMES = {  # of a variable in its layer
 }
 
 
-def torch_prefix(layer_name):
-    """Translates the name of a FishNet layer that has weights.
+def torch_prefix(layer_name: str) -> str:
+    """Translates the name of a FishNet layer with weights.
 
     Args:
         layer_name: for example "tail_1_block1_shortcut_bn".
@@ -72,8 +83,8 @@ def torch_prefix(layer_name):
     return f"fish.fish.{STAGES.index(stage) - 1}.{path}.{int(block) - 1}.{part}"
 
 
-def torch_variables(model):
-    """Yields each weight of a FishNet with the original's name for it.
+def torch_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """Yields each weight of a FishNet with its name in the original.
 
     Args:
         model: a model of `build_fishnet`.
@@ -86,21 +97,22 @@ def torch_variables(model):
             yield f"{torch_prefix(layer.name)}.{_TORCH_NAMES[variable.name]}", variable
 
 
-def read_torch_checkpoint(path):
-    """Reads the parameters from a file of the authors' training, and executes nothing in it.
+def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the parameters of a PyTorch checkpoint without executing any code in it.
 
-    Needs PyTorch (`pip install torch`), which nothing else here does.
+    Needs PyTorch (`pip install torch`), as nothing else here does.
 
     Args:
-        path: a `.pth.tar` as `torch.save` writes it: a state dict, or a dict that has one under
-            "state_dict"; the prefix "module." of `DataParallel` is dropped.
+        path: a file of `torch.save`, such as `.pth.tar`: a state dict, or a dict that has one under
+            "state_dict", "model_state_dict" or "model". The prefixes "module.", "_orig_mod." and
+            "model." of wrappers are dropped.
 
     Returns:
-        Dict of NumPy arrays by the original's names.
+        Dict of NumPy arrays by the original's names; floats of any precision as float32.
 
     Raises:
-        ValueError: the file is none of PyTorch, holds anything but tensors and plain values, or no
-            state dict.
+        ValueError: the file is not one of PyTorch, holds anything but tensors and plain values, or
+            no state dict.
     """
     import torch
 
@@ -112,24 +124,51 @@ def read_torch_checkpoint(path):
         raise ValueError(
             f"{path} holds {what} is not a tensor or a plain value: refused."
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of whatever kind the formats raise on damaged files
         raise ValueError(f"{path} cannot be read as a file of PyTorch. {error}") from error
-    state_dict = found.get("state_dict", found) if isinstance(found, dict) else {}
+    state_dict = _find_state_dict(found)
     if not state_dict or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
-        raise ValueError(f"{path} holds no state dict, a dict of tensors by name.")
-    return {name.removeprefix("module."): v.numpy() for name, v in state_dict.items()}
+        raise ValueError(
+            f"{path} holds no state dict, a dict of tensors by name, neither by itself nor under "
+            f"{', '.join(_STATE_DICT_KEYS)}. Received: {_summary(found)}"
+        )
+    return {
+        _WRAPPERS.sub("", name): (v.float() if v.is_floating_point() else v).detach().numpy()
+        for name, v in state_dict.items()
+    }
 
 
-def convert_torch_checkpoint(path, preset, output, *, image_size=224):
-    """Makes a `.keras` file of a checkpoint of the authors' training.
+def _find_state_dict(found: Any) -> dict:
+    """Follows the keys under which training code keeps a state dict."""
+    while isinstance(found, dict):
+        key = next((k for k in _STATE_DICT_KEYS if isinstance(found.get(k), dict)), None)
+        if key is None:
+            return found
+        found = found[key]
+    return {}
 
-    The model takes pixels of 0..255; ImageNet's mean and deviation are its first layer. See
-    `utils.analysis.imagenet.evaluate_folder` for its accuracy.
+
+def _summary(found: Any) -> str:
+    """What a file holds instead of a state dict, in a few words."""
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    return f"a dict with the keys {', '.join(map(str, [*found][:6])) or '(none)'}"
+
+
+def convert_torch_checkpoint(
+    path: str | Path, preset: str, output: str | Path, *, image_size: int = 224
+) -> keras.Model:
+    """Converts a checkpoint of the authors' training to a `.keras` file.
+
+    The model takes pixels of 0..255; its first layer applies ImageNet's mean and standard
+    deviation. `utils.analysis.classify.evaluate_folder` measures its accuracy.
 
     Args:
         path: as for `read_torch_checkpoint`.
-        preset: the network that it is of: fishnet99, fishnet150 or fishnet201.
-        output: the `.keras` file.
+        preset: its network: fishnet99, fishnet150 or fishnet201.
+        output: the `.keras` file to write.
         image_size: height and width of the model's input, in pixels.
 
     Returns:
@@ -149,14 +188,14 @@ def convert_torch_checkpoint(path, preset, output, *, image_size=224):
     try:
         load_torch_state_dict(model, state_dict)
     except ValueError as error:
-        misfits = str(error).splitlines()
-        text = "\n".join(misfits[:6] + ([f"… {len(misfits) - 6} more"] if misfits[6:] else []))
+        lines = str(error).splitlines()
+        text = "\n".join(lines[:6] + ([f"… {len(lines) - 6} more"] if lines[6:] else []))
         raise ValueError(f"{path} is not a checkpoint of {preset}. {text}") from error
     save_model(model, Path(output))
     return model
 
 
-def load_torch_state_dict(model, state_dict):
+def load_torch_state_dict(model: keras.Model, state_dict: Mapping[str, np.ndarray]) -> None:
     """Sets all weights of a FishNet from parameters of the original code.
 
     Args:
@@ -165,7 +204,7 @@ def load_torch_state_dict(model, state_dict):
             `num_batches_tracked` is ignored.
 
     Raises:
-        ValueError: if keys are missing, unexpected or of another shape; lists every one.
+        ValueError: if keys are missing, unexpected or of another shape; lists all of them.
     """
     variables = dict(torch_variables(model))
     arrays = {
@@ -185,7 +224,7 @@ def load_torch_state_dict(model, state_dict):
         variable.assign(_to_keras(arrays[name], variable))
 
 
-def _torch_shape(variable):
+def _torch_shape(variable: keras.Variable) -> tuple[int, ...]:
     """The shape of a weight in the original; a dense kernel is a 1x1 convolution there."""
     if variable.name != "kernel":
         return tuple(variable.shape)
@@ -193,14 +232,16 @@ def _torch_shape(variable):
     return (outputs, inputs, *(window or (1, 1)))
 
 
-def _to_keras(array, variable):
+def _to_keras(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
     if variable.name == "kernel":
         array = array.transpose(2, 3, 1, 0)
     return array.reshape(variable.shape)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=convert_torch_checkpoint.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Converts a PyTorch checkpoint of the authors to .keras."
+    )
     parser.add_argument("checkpoint", help="the authors' .pth.tar file")
     parser.add_argument("preset", help="fishnet99, fishnet150 or fishnet201")
     parser.add_argument("output", help="the .keras file to write")
@@ -210,10 +251,3 @@ if __name__ == "__main__":
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{arguments.output} written")
-
-
-# Per channel, in units of 0..255; as torchvision's models and the authors' code have them.
-MEAN = tuple(255 * mean for mean in (0.485, 0.456, 0.406))
-
-
-STD = tuple(255 * std for std in (0.229, 0.224, 0.225))
