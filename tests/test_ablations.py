@@ -2,12 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from utils.experiments.ablations import runs, table, with_batch_statistics
+from utils.experiments.ablations import ablation_runs, ablation_table, with_batch_statistics
 from utils.training.results import result_path, write_result
 
 
 def test_each_run_changes_one_thing():
-    default, second, *changed = runs()
+    default, second, *changed = ablation_runs()
     assert (default.seed, second.seed) == (0, 1)
     assert all(run.kind == "ablation" and run.split == "holdout" for run in changed)
     usual = default.identity()
@@ -15,7 +15,7 @@ def test_each_run_changes_one_thing():
         differing = {k for k, v in run.identity().items() if v != usual[k]}
         assert differing, run.run_id
         assert "seed" not in differing
-    assert len({run.run_id for run in runs()}) == len(runs())
+    assert len({run.run_id for run in ablation_runs()}) == len(ablation_runs())
 
 
 def test_batch_statistics_instead_of_running_averages():
@@ -33,7 +33,7 @@ def test_batch_statistics_instead_of_running_averages():
 
 
 def test_the_table_of_factors(tmp_path):
-    default, second, *changed = [run.run_id for run in runs()]
+    default, second, *changed = [run.run_id for run in ablation_runs()]
     top1 = {default: 0.30, second: 0.32} | {name: 0.30 for name in changed}
     top1[changed[1]] = 0.25
     top1 |= {f"{default}-batch-statistics": 0.31, f"{default}-batch-statistics-classes": 0.02}
@@ -44,17 +44,18 @@ def test_the_table_of_factors(tmp_path):
             "metrics": {"top1": value},
         }  # fmt: skip
         write_result(result_path(tmp_path, name), result)
-    found = table(tmp_path)
+    found = ablation_table(tmp_path)
     assert list(found["run"][:3]) == [
         "why-default",
         f"{default}-batch-statistics-classes",
         changed[1],
     ]
-    np.testing.assert_allclose(found["points"][:3], [0, -29, -6])
+    np.testing.assert_allclose(found["difference"][:3], [0, -29, -6])
     np.testing.assert_allclose(found["train_top1"][:3], [0.155, 0.15, 0.125])
     # The default's standard deviation, sqrt(2) points; the mean of two has half its variance.
     np.testing.assert_allclose(found["uncertainty"], 3**0.5)
+    assert found["n"].tolist() == [2] + [1] * (len(found) - 1)
     assert len(found) == len(changed) + 3
     write_result(result_path(tmp_path, name), {**result, "status": "running"})
     with pytest.raises(ValueError, match=f"{name} is not complete; run it to its end first"):
-        table(tmp_path)
+        ablation_table(tmp_path)

@@ -7,7 +7,7 @@ from utils.experiments import comparison, processes
 
 
 def test_networks_are_compared_in_pairs():
-    runs = comparison.runs("localization")
+    runs = comparison.comparison_runs("localization")
     assert [*runs][:2] == [("FishNet", 0), ("FishNet", 1)]
     assert runs["its tail alone", 1].run_dir == "runs/localization-simple-tail-seed1"
     assert len({run.run_id for run in runs.values()}) == 6
@@ -16,7 +16,7 @@ def test_networks_are_compared_in_pairs():
         for run in runs.values()
     }
     assert settings == ("localization", "ablation", 5, 1.0, "tuned", "val")
-    pixels = comparison.runs("segmentation")
+    pixels = comparison.comparison_runs("segmentation")
     assert pixels["U-Net", 0].dataset == "tiny-shapes"
     file = pixels["U-Net", 0].result_file  # of drawn images, and to be committed all the same
     assert str(file) == "report/results/segmentation-unet-seed0.json"
@@ -29,17 +29,18 @@ def test_differences_are_those_of_pairs():
 
     found = {("FishNet", 0): result(0.40, 7), ("FishNet", 1): result(0.50, 7)}
     found |= {("tail", 0): result(0.30, 5), ("tail", 1): result(0.46, 5)}
-    rows = comparison.table("localization", found)
+    rows = comparison.comparison_table("localization", found)
     tail = rows.loc["tail"]
     assert (tail["parameters"], tail["macs"], tail["top1"]) == (5, 9, pytest.approx(0.38))
-    assert tail["top1 apart"] == pytest.approx(-7)  # -10 and -4
+    assert tail["top1 difference"] == pytest.approx(-7)  # -10 and -4
     assert tail["top1 error"] == pytest.approx(3)
-    assert rows.loc["FishNet", ["top1 apart", "top1 error"]].tolist() == [0, 0]
-    assert tail["iou apart"] == 0
+    assert rows["n"].tolist() == [2, 2]
+    assert rows.loc["FishNet", ["top1 difference", "top1 error"]].tolist() == [0, 0]
+    assert tail["iou difference"] == 0
 
 
-def test_trivial_boxes(shapes):
-    rows = comparison.trivial_boxes(shapes, load_manifest(shapes))
+def test_fixed_boxes(shapes):
+    rows = comparison.fixed_box_baselines(shapes, load_manifest(shapes))
     boxes = pipeline.target_boxes(shapes, load_manifest(shapes))
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     assert rows.loc["whole image", "iou"] == pytest.approx((width * height).mean(), rel=1e-5)
@@ -51,7 +52,7 @@ def test_trivial_boxes(shapes):
 
 def test_all_background(shapes):
     manifest = load_manifest(shapes)
-    found = comparison.majority_class(shapes, manifest)
+    found = comparison.background_baseline(shapes, manifest)
     boxes = pipeline.target_boxes(shapes, manifest)
     outside = 1 - np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean()
     assert outside < found["accuracy"] < 1  # a shape fills part of its box
@@ -60,7 +61,9 @@ def test_all_background(shapes):
 
 def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
     """The first run ends well, the second does not, and is the only one to be tried again."""
-    runs = comparison.runs("segmentation", runs_dir=str(tmp_path), results_dir=None, seeds=(0,))
+    runs = comparison.comparison_runs(
+        "segmentation", runs_dir=str(tmp_path), results_dir=None, seeds=(0,)
+    )
     first, second, _ = runs.values()
     tried = []
 
@@ -74,7 +77,7 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
         def poll(self):
             return 0
 
-    results = {first: {"task": "segmentation", "run_id": "first"}}
+    results = {first: {"run_id": "first", "history": {"loss": [1.0, 0.5]}}}
     monkeypatch.setattr(processes, "start", Process)
     monkeypatch.setattr(processes, "complete_result", results.get)
     monkeypatch.setattr(processes.results, "epoch_line", lambda *_: "a line")
@@ -82,6 +85,6 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
         with pytest.raises(RuntimeError, match="segmentation-simple-tail-seed0 failed; see .*txt"):
             processes.run_missing([first, second])
     assert tried == [second, second]
-    results[second] = {"run_id": "second"}
+    results[second] = {"run_id": "second", "history": {"loss": [1.0]}}
     assert processes.run_missing([first, second]) == [results[first], results[second]]
     assert len(tried) == 2

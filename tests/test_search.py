@@ -2,9 +2,9 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import pytest
 from optuna.trial import TrialState
 
 from utils.experiments import processes, search
-from utils.figures import charts
 from utils.training.results import history_names
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +24,7 @@ from filelock import FileLock
 from pathlib import Path
 file, options = Path(sys.argv[1]), json.loads(sys.argv[2])
 file.parent.mkdir(parents=True, exist_ok=True)
-with FileLock(file.with_name("lock")):
+with FileLock(file.with_name("lock")):  # as a training holds its folder
     with file.with_name("starts").open("a") as starts:
         starts.write("x")
     result = json.loads(file.read_text()) if file.exists() else options["result"]
@@ -89,9 +88,7 @@ def test_points_of_a_grid_are_runs():
 
 
 def test_the_default_is_the_run_that_ablations_have_already():
-    defaults = [
-        point for name in search.SPACES if name != "values" for point in search.points(name)
-    ]
+    defaults = [point for name in search.SPACES for point in search.points(name)]
     names = [search.run_config(point, seed=1).run_id for point in defaults]
     assert names.count("why-default-seed1") == 5
     assert len(set(names)) == len(names) - 4
@@ -111,15 +108,16 @@ def test_a_grid(stand_in, options, capsys):
     assert values == pytest.approx({0.0: 0.1, 0.2: 0.2, 0.5: 0.5})
     assert study.best_trial.intermediate_values == pytest.approx({0: 0.5 / 3, 1: 1 / 3, 2: 0.5})
     log = capsys.readouterr().out.splitlines()
-    assert log[-1] == "dropout: dropout 0.5: top-1 50.0%; 0 in line"
+    assert log[-1] == "dropout: dropout 0.5: top-1 50.0%; 0 left"
     again = search.sweep("dropout", **options)
     assert len(again.trials) == 3
     assert capsys.readouterr().out == ""
     del options["journal"]
-    rows = search.table("dropout", **options)
+    rows = search.study_table("dropout", **options)
     assert rows["dropout"].tolist() == [0.0, 0.2, 0.5]
     assert rows["changed"].tolist() == ["0", "0.2", "0.5"]
-    assert rows["points"].tolist() == pytest.approx([0, 10, 40])
+    assert rows["difference"].tolist() == pytest.approx([0, 10, 40])
+    assert rows["default_n"].tolist() == [1, 1, 1]  # seed 1 has not been run
     assert rows["run"].tolist()[0] == "why-default-seed0"
 
 
@@ -142,65 +140,61 @@ def test_a_failed_run_stops_the_sweep_and_is_tried_again(stand_in, options):
     assert sorted(trial.value for trial in complete) == pytest.approx([0.1, 0.2, 0.5])
 
 
-def test_hopeless_trials_of_tpe_are_cut_short(stand_in, options):
-    stand_in(seconds=0.3)
-    study = search.open_study("values", options["journal"])
-    for rate in (0.9, 0.95, 0.99, 1.0, 0.1):  # four good ones, then a bad one
-        study.enqueue_trial({"learning_rate": rate, "l2": 5e-4})
-    search.sweep("values", trials=5, **options)
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4 + [
-        TrialState.PRUNED
-    ]
-    assert len(study.trials[-1].intermediate_values) == 2
-
-
-@pytest.mark.parametrize("study", ["dropout", "values"])
-def test_a_killed_sweep_goes_on(stand_in, options, study):
-    """Killed in its first trial, which is put in line again; what it had started is waited for."""
-    keywords = {**options, "journal": str(options["journal"]), "trials": 3}
+def other_sweep(options, **how):
+    """A sweep in a process of its own, once its first run has a result."""
+    keywords = {**options, "journal": str(options["journal"])}
     script = f"""if True:
         import test_search as t
-        t.run_process.start = lambda config: t.start_stand_in(config, seconds=1.5)
-        t.search.sweep({study!r}, **{keywords!r})
+        t.processes.start = lambda config: t.start_stand_in(config, **{how!r})
+        t.search.sweep("dropout", **{keywords!r})
     """
     path = f"{ROOT}:{ROOT / 'tests'}"
-    sweep = subprocess.Popen([sys.executable, "-c", script], env={"PYTHONPATH": path, "HOME": "/"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={"PYTHONPATH": path, "HOME": "/"}
+    )
     while not list(Path(options["runs_dir"]).glob("*/*.json")):
-        assert sweep.poll() is None
-        time.sleep(0.05)
-    sweep.send_signal(signal.SIGKILL)
-    sweep.wait()
-    found = search.sweep(study, **keywords)
-    states = [trial.state for trial in found.trials]
-    assert states == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
-    assert found.trials[0].params in [trial.params for trial in found.trials[1:]]
-    for trial in found.trials[1:]:
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_sweep_goes_on(stand_in, options):
+    """What it had started is waited for, and what it had not is started."""
+    killed = other_sweep(options, seconds=0.5)
+    killed.kill()
+    killed.wait()
+    found = search.sweep("dropout", **options)
+    assert [trial.state for trial in found.trials] == [TrialState.COMPLETE] * 3
+    assert [trial.params for trial in found.trials] == search.points("dropout")
+    for trial in found.trials:
         assert starts(options, trial.user_attrs["run_id"]) == 1
 
 
-def test_two_machines_share_a_study(stand_in, options):
-    """What another one is at is neither taken nor forgotten."""
-    other = search.open_study("dropout", options["journal"])
-    search._line_up(other, options["runs_dir"])
-    theirs = other.ask()
-    theirs.suggest_categorical("dropout", [0.0, 0.2, 0.5])
-    lock = str(search._lock(options["runs_dir"], other, theirs.number))
-    script = f"""if True:
-        import filelock, time
-        with filelock.FileLock({lock!r}):
-            print("locked", flush=True)
-            time.sleep(60)
-    """
-    alive = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    alive.stdout.readline()
-    theirs.set_user_attr("run_id", "theirs")
-    search._line_up(other, options["runs_dir"])
-    assert other.trials[0].state == TrialState.RUNNING
-    alive.kill()
-    alive.wait()
-    search._line_up(other, options["runs_dir"])
-    assert other.trials[0].state == TrialState.FAIL
-    assert other.trials[-1].state == TrialState.WAITING
+def test_two_processes_share_a_study(stand_in, options):
+    """What another one works at is neither run twice nor forgotten."""
+    other = other_sweep(options, seconds=0.6)
+    search.sweep("dropout", **options)
+    assert other.wait() == 0
+    found = search.open_study("dropout", options["journal"])
+    assert [trial.state for trial in found.trials] == [TrialState.COMPLETE] * 3
+    assert found.trials[0].params != {"dropout": 0.0}  # that is what the other one is slow at
+    for trial in found.trials:
+        assert starts(options, trial.user_attrs["run_id"]) == 1
+
+
+def test_a_lock_that_a_killed_search_has_left(tmp_path, monkeypatch):
+    """As Optuna's own lock leaves it, with the relative path of the default journal."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/x").mkdir(parents=True)
+    Path("runs/x/journal.log.lock").symlink_to("runs/x/journal.log")
+    opened = []
+    thread = threading.Thread(
+        target=lambda: opened.append(search.open_study("dropout", "runs/x/journal.log")),
+        daemon=True,
+    )
+    thread.start()
+    thread.join(timeout=20)
+    assert [study.study_name for study in opened] == ["dropout"]
 
 
 def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
@@ -221,6 +215,8 @@ def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
 
 def test_figure_of_sizes():
     """A line for each width; a point, with its number of blocks, for each network."""
+    from utils.figures import charts  # loads TensorFlow, which the processes here need not
+
     points = search.points("size")
     rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, seconds=60.0)
     panels = charts.plot_sizes(rows).axes
@@ -232,5 +228,13 @@ def test_figure_of_sizes():
 
 
 def test_unknown_study():
-    with pytest.raises(ValueError, match="study must be one of down_sampling, .* 'depth'"):
+    message = r"study must be one of down_sampling, activation, .*, size\. Received: 'depth'"
+    with pytest.raises(ValueError, match=message):
         search.open_study("depth", "journal.log")
+    with pytest.raises(ValueError, match=message):
+        search.study_names(["size", "depth"])
+
+
+def test_one_study_or_several():
+    assert search.study_names("activation") == ["activation"]  # as in `-p studies activation`
+    assert search.study_names(["size", "dropout"]) == ["size", "dropout"]

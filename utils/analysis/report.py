@@ -6,8 +6,10 @@ from pathlib import Path
 import typst
 
 from utils.analysis.published import REPORT
-from utils.experiments import ablations, comparison, search
+from utils.experiments.ablations import ablation_table
+from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.processes import complete_result
+from utils.experiments.search import points, study_table
 from utils.training.results import load_results
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # what the report cites
@@ -32,9 +34,9 @@ def build(root=".", **options):
     """
     root = Path(root)
     runs = [result["run_id"] for result in load_results(root / "report/results")]
-    factors = ablations.table(root / "report/results").to_dict("records")
+    factors = ablation_table(root / "report/results").to_dict("records")
     studies = {name: _study(name, root / "report/results") for name in STUDIES}
-    compared = {task: _compared(task, root / "report/results") for task in comparison.COMPARISONS}
+    compared = {task: _compared(task, root / "report/results") for task in COMPARISONS}
     return typst.compile(
         root / "report/report.typ",
         root=root,
@@ -52,20 +54,20 @@ def build(root=".", **options):
 
 
 def _study(name, results_dir):
-    rows = search.table(name, results_dir=str(results_dir))
-    if len(rows) < len(search.points(name)):
+    rows = study_table(name, results_dir=str(results_dir))
+    if len(rows) < len(points(name)):
         raise ValueError(f"Study {name} is not complete; run notebooks/06_search.ipynb first.")
     return rows.to_dict("records")
 
 
 def _compared(task, results_dir):
-    runs = comparison.runs(task, results_dir=str(results_dir))
+    runs = comparison_runs(task, results_dir=str(results_dir))
     found = {key: complete_result(config) for key, config in runs.items()}
     if None in found.values():
         raise ValueError(
             f"Comparison {task} is not complete; run notebooks/07_region_and_pixel.ipynb first."
         )
-    rows = comparison.table(task, found)
+    rows = comparison_table(task, found)
     return rows.rename_axis("network").reset_index().to_dict("records")
 
 

@@ -1,4 +1,8 @@
-"""Why the earlier report failed: one factor changed at a time, and what each of them costs."""
+"""Why the course report's networks failed: one factor at a time, and what each of them costs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -6,7 +10,7 @@ import pandas as pd
 
 from utils.data import pipeline
 from utils.data.manifest import load_manifest
-from utils.experiments.common import COMMON, DEFAULT_SEEDS, noise_of
+from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.models.fast_layers import replace_layers
 from utils.training import results
 from utils.training.callbacks import reported
@@ -22,23 +26,26 @@ FACTORS = {
     "why-no-l2": ("no weight decay", {"l2": 0.0}),
     "why-adam-no-l2": ("Adam at a constant 10⁻³, no weight decay", {**ADAM, "l2": 0.0}),
     "why-no-standardize": ("pixels / 255", {"standardize": False}),
-    "why-report-recipe": ("the report's recipe", {"recipe": "report"}),
+    "why-report-recipe": ("the course report's recipe", {"recipe": "report"}),
     "why-class-order": (
         "class-ordered records, window of 1,000",
         {"record_order": "classes", "shuffle_window": 1000},
     ),
-    "why-slow-averages": ("running averages with 0.999", {"batch_norm_momentum": 0.999}),
-    "why-keras-averages": ("running averages with 0.99, Keras' own", {"batch_norm_momentum": 0.99}),
-    "why-hasty-averages": ("running averages with 0.1", {"batch_norm_momentum": 0.1}),
+    "why-slow-averages": ("BatchNorm momentum 0.999", {"batch_norm_momentum": 0.999}),
+    "why-keras-averages": (
+        "BatchNorm momentum 0.99, Keras' default",
+        {"batch_norm_momentum": 0.99},
+    ),
+    "why-hasty-averages": ("BatchNorm momentum 0.1", {"batch_norm_momentum": 0.1}),
     "why-report-keras-averages": (
-        "the report's recipe, running averages with 0.99",
+        "the course report's recipe, BatchNorm momentum 0.99",
         {"recipe": "report", "batch_norm_momentum": 0.99},
     ),
 }
 
 
-def runs():
-    """All runs of the comparison, the default's first.
+def ablation_runs() -> list[RunConfig]:
+    """All runs, the default's first.
 
     Returns:
         List of `RunConfig`.
@@ -46,28 +53,29 @@ def runs():
     default = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
     changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
     return [
-        RunConfig(**COMMON, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes)
+        RunConfig(**ABLATION_OPTIONS, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes)
         for name, seed, changes in default + changed
     ]
 
 
-def table(results_dir="report/results"):
+def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
     """What each factor costs or gains.
 
     Args:
-        results_dir: folder with the results of `runs()`.
+        results_dir: folder with the results of `ablation_runs()`.
 
     Returns:
-        `pandas.DataFrame`, the largest loss first: changed, train_top1 (of the last epoch) and top1
-        (of the hold-out), both fractions, points (percentage points against the mean of the
-        default's seeds), uncertainty (one standard deviation of that difference, from the default's
-        seeds) and run. The first row is the default.
+        `pandas.DataFrame`, the largest loss first: changed, n (how many runs, which differ in their
+        seed, the row is the mean of), train_top1 (of the last epoch) and top1 (of the hold-out),
+        both fractions, difference (percentage points of top-1 from the mean of the default's runs),
+        uncertainty (one standard deviation of that difference, see
+        `utils.experiments.common.uncertainty_of_difference`) and run. The first row is the default.
 
     Raises:
         FileNotFoundError: a result is missing.
         ValueError: a run is not complete.
     """
-    names = [run.run_id for run in runs()]
+    names = [run.run_id for run in ablation_runs()]
     seeds = len(DEFAULT_SEEDS)
     changed = [what for what, _ in FACTORS.values()]
     names += [f"{names[0]}-batch-statistics{order}" for order in ("", "-classes")]
@@ -83,22 +91,23 @@ def table(results_dir="report/results"):
     rows = pd.DataFrame(
         {
             "changed": ["nothing (mean of the seeds)", *changed],
+            "n": [seeds, *[1] * len(changed)],
             "train_top1": [np.mean(train[:seeds]), *train[seeds:]],
             "top1": np.array([default, *top1[seeds:]]) / 100,
-            "points": np.array([default, *top1[seeds:]]) - default,
-            "uncertainty": noise_of(top1[:seeds]),
+            "difference": np.array([default, *top1[seeds:]]) - default,
+            "uncertainty": uncertainty_of_difference(top1[:seeds]),
             "run": ["why-default", *names[seeds:]],
         }
     )
-    return pd.concat([rows[:1], rows[1:].sort_values("points")], ignore_index=True)
+    return pd.concat([rows[:1], rows[1:].sort_values("difference")], ignore_index=True)
 
 
 class _BatchStatistics(keras.layers.BatchNormalization):
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return super().call(inputs, training=True, mask=mask)
 
 
-def with_batch_statistics(model):
+def with_batch_statistics(model: keras.Model) -> keras.Model:
     """A copy of a model whose BatchNorm uses the mean and variance of the batch, always.
 
     Args:
@@ -108,14 +117,16 @@ def with_batch_statistics(model):
         A `keras.Model` with the same weights, not compiled.
     """
 
-    def kind_of(layer):
+    def kind_of(layer: keras.layers.Layer) -> Callable:
         kind = type(layer)
         return _BatchStatistics if kind is keras.layers.BatchNormalization else kind
 
     return replace_layers(model, kind_of)
 
 
-def evaluate_with_batch_statistics(config, record_order="shuffled"):
+def evaluate_with_batch_statistics(
+    config: RunConfig, record_order: str = "shuffled"
+) -> dict[str, Any]:
     """Evaluates a complete run again as if BatchNorm had been left in training mode.
 
     Args:

@@ -1,12 +1,23 @@
 """What the ablations and the search share."""
 
-# All runs: `simple`, `tuned` otherwise, a third of train, five epochs, reported on the hold-out.
-COMMON = {"epochs": 5, "kind": "ablation", "fraction": 1 / 3, "split": "holdout"}
+import numpy as np
+
+# The fields of every run: `simple` with `tuned`, on a third of the training images for five epochs,
+# evaluated on the hold-out.
+ABLATION_OPTIONS = {"epochs": 5, "kind": "ablation", "fraction": 1 / 3, "split": "holdout"}
+
+DEFAULT_SEEDS = (0, 1)  # of the unchanged run; a changed run has seed 0 alone
 
 
-DEFAULT_SEEDS = (0, 1)
+def uncertainty_of_difference(top1: np.ndarray) -> float:
+    """How far a run that changes nothing would be from the mean of several seeds.
 
+    Args:
+        top1: of the runs that differ in their seed alone.
 
-def noise_of(top1):
-    """One standard deviation of a single run's difference from the mean of several seeds."""
-    return top1.std(ddof=1) * (1 + 1 / len(top1)) ** 0.5 if len(top1) > 1 else float("nan")
+    Returns:
+        One standard deviation of a single run's difference from the mean of those n runs: their
+        own, which has n - 1 degrees of freedom, times √(1 + 1/n). NaN for one run.
+    """
+    n = len(top1)
+    return float(top1.std(ddof=1) * (1 + 1 / n) ** 0.5) if n > 1 else float("nan")

@@ -1,6 +1,9 @@
 """Region and pixel level: FishNet beside other networks, with the same data, epochs and seeds."""
 
 import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +43,14 @@ COMPARISONS = {
 }
 
 
-def runs(task, *, runs_dir="runs", networks=None, seeds=SEEDS, **options):
+def comparison_runs(
+    task: str,
+    *,
+    runs_dir: str | Path = "runs",
+    networks: Iterable[str] | None = None,
+    seeds: Iterable[int] = SEEDS,
+    **options: Any,
+) -> dict[tuple[str, int], RunConfig]:
     """All runs of a comparison.
 
     Args:
@@ -48,7 +58,7 @@ def runs(task, *, runs_dir="runs", networks=None, seeds=SEEDS, **options):
         runs_dir: folder of the runs' folders.
         networks: names in tables; None for all.
         seeds: the same for each network.
-        **options: fields of `RunConfig` to set otherwise.
+        **options: fields of `RunConfig` that replace the comparison's own.
 
     Returns:
         Dict of `RunConfig` by (name in tables, seed).
@@ -68,49 +78,46 @@ def runs(task, *, runs_dir="runs", networks=None, seeds=SEEDS, **options):
     }
 
 
-def table(task, found):
-    """Means over the seeds, and how sure the distances from the first network are.
+def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) -> pd.DataFrame:
+    """Means over the seeds, and differences from the first network with their standard errors.
 
     Args:
         task: in `COMPARISONS`.
         found: dict of results by (name, seed), the first network's first.
 
     Returns:
-        `pandas.DataFrame`, a row a network: parameters, macs (multiply-accumulates an image), and
-        for each metric its mean (a fraction), `<metric> apart`, its mean distance from the first
-        network, and `<metric> error`, the standard error of that over pairs of the same seed, both
-        in percentage points.
+        `pandas.DataFrame`, a row per network: parameters, macs (multiply-accumulates per image), n
+        (seeds), and for each metric its mean (a fraction), `<metric> difference`, its mean
+        difference from the first network, and `<metric> error`, the standard error of that over the
+        n pairs of the same seed, both in percentage points.
     """
     names = list(dict.fromkeys(name for name, _ in found))
     seeds = list(dict.fromkeys(seed for _, seed in found))
-    rows = {name: dict(found[name, seeds[0]]["model"]) for name in names}
+    rows = {name: found[name, seeds[0]]["model"] | {"n": len(seeds)} for name in names}
     for metric in COMPARISONS[task].metrics:
         values = np.array([[found[n, s]["metrics"][metric] for s in seeds] for n in names])
-        apart = 100 * (values - values[0])
-        for name, value, points in zip(names, values, apart, strict=True):
+        differences = 100 * (values - values[0])
+        for name, value, difference in zip(names, values, differences, strict=True):
             rows[name] |= {
                 metric: value.mean(),
-                f"{metric} apart": points.mean(),
-                f"{metric} error": pd.Series(points).sem(),
+                f"{metric} difference": difference.mean(),
+                f"{metric} error": pd.Series(difference).sem(),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def styled(rows):
-    """A table of `table`, to be shown in a notebook."""
-    formats = {
-        name: "{:+.1f}"
-        if name.endswith("apart")
-        else "{:.1f}"
-        if name.endswith("error")
-        else "{:.1%}"
-        for name in rows.columns[2:]
-    }
-    return rows.style.format({"parameters": "{:,}", "macs": "{:,}", **formats}, na_rep="–")
+def styled(rows: pd.DataFrame) -> Any:
+    """What `comparison_table` returns, formatted for a notebook (a pandas `Styler`)."""
+    formats = {"parameters": "{:,}", "macs": "{:,}", "n": "{}"}
+    kinds = {"difference": "{:+.1f}", "error": "{:.1f}"}
+    formats |= {name: kinds.get(name.split()[-1], "{:.1%}") for name in rows if name not in formats}
+    return rows.style.format(formats, na_rep="–")
 
 
-def trivial_boxes(data_dir, manifest, split="val"):
-    """IoU of boxes that are the same for every image: what must be beaten.
+def fixed_box_baselines(
+    data_dir: str | Path, manifest: dict[str, Any], split: str = "val"
+) -> pd.DataFrame:
+    """IoU of predictors that return the same box for every image.
 
     Args:
         data_dir: folder with the TFRecord shards.
@@ -119,25 +126,27 @@ def trivial_boxes(data_dir, manifest, split="val"):
 
     Returns:
         `pandas.DataFrame`, a row for the whole image, for the central box of half its height and
-        width, and for the mean of train's boxes: box, iou and share of images with an IoU of 0.5 or
-        more.
+        width, and for the mean box of the training images: box, iou (its mean) and half (the
+        fraction of images with an IoU of at least 0.5).
     """
     boxes = pipeline.target_boxes(data_dir, manifest, "train")
-    shown = pipeline.target_boxes(data_dir, manifest, split)
-    guesses = {
+    targets = pipeline.target_boxes(data_dir, manifest, split)
+    fixed = {
         "whole image": np.float32([0, 0, 1, 1]),
         "central box": np.float32([0.25, 0.25, 0.75, 0.75]),
         "mean box of train": boxes.mean(axis=0),
     }
     rows = {}
-    for name, box in guesses.items():
-        iou = np.asarray(intersection_over_union(np.broadcast_to(box, shown.shape), shown))
+    for name, box in fixed.items():
+        iou = np.asarray(intersection_over_union(np.broadcast_to(box, targets.shape), targets))
         rows[name] = {"box": box.round(2), "iou": iou.mean(), "half": (iou >= 0.5).mean()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def majority_class(data_dir, manifest, split="val"):
-    """What calling every pixel background comes to: what must be beaten.
+def background_baseline(
+    data_dir: str | Path, manifest: dict[str, Any], split: str = "val"
+) -> dict[str, float]:
+    """Metrics of a predictor that labels every pixel background.
 
     Args:
         data_dir: folder with the TFRecord shards.
@@ -145,7 +154,7 @@ def majority_class(data_dir, manifest, split="val"):
         split: "val" or "holdout".
 
     Returns:
-        Dict of accuracy, the share of background pixels, and iou, its mean over background and
+        Dict of accuracy, the fraction of background pixels, and iou, its mean over background and
         classes.
     """
     batches = pipeline.evaluation_batches(

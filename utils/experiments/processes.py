@@ -59,9 +59,28 @@ def complete_result(config: RunConfig) -> dict[str, Any] | None:
     return result if result["status"] == "complete" else None
 
 
-def failed(config: RunConfig) -> RuntimeError:
-    """The error that says that a run's process has failed."""
-    return RuntimeError(f"{config.run_id} failed; see the end of {log_file(config)}.")
+def finish(config: RunConfig) -> dict[str, Any]:
+    """Runs what has no complete result yet.
+
+    Args:
+        config: the run.
+
+    Returns:
+        Its result.
+
+    Raises:
+        RuntimeError: the run failed; says where its log is. The same call continues from there.
+    """
+    if complete_result(config) is None:
+        process = start(config)
+        try:
+            process.wait()
+        finally:
+            stop(process)
+    result = complete_result(config)
+    if result is None:
+        raise RuntimeError(f"{config.run_id} failed; see the end of {log_file(config)}.")
+    return result
 
 
 def run_missing(configs: Iterable[RunConfig]) -> list[dict[str, Any]]:
@@ -74,19 +93,12 @@ def run_missing(configs: Iterable[RunConfig]) -> list[dict[str, Any]]:
         Their results, in the same order.
 
     Raises:
-        RuntimeError: a run failed; says where its log is. The same call continues from there.
+        RuntimeError: see `finish`.
     """
     found = []
     for config in configs:
-        if complete_result(config) is None:
-            process = start(config)
-            try:
-                process.wait()
-            finally:
-                stop(process)
-        result = complete_result(config)
-        if result is None:
-            raise failed(config)
+        result = finish(config)
+        last = len(result["history"]["loss"]) - 1
+        print(results.epoch_line(result, last), "|", config.run_id, flush=True)
         found.append(result)
-        print(results.epoch_line(result, config.epochs - 1), "|", config.run_id, flush=True)
     return found

@@ -212,7 +212,7 @@ def plot_ablations(table):
     """What each change costs or gains in points of hold-out top-1, and how it does on train.
 
     Args:
-        table: as `utils.experiments.ablations.table` returns it.
+        table: as `utils.experiments.ablations.ablation_table` returns it.
 
     Returns:
         The matplotlib `Figure`.
@@ -223,7 +223,7 @@ def plot_ablations(table):
     table = table[::-1]
     noise = table["uncertainty"].iloc[0]
     left.axvspan(-noise, noise, color="0.88", label="noise between seeds")
-    left.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
+    left.barh(table["changed"], table["difference"], xerr=table["uncertainty"], color="C0")
     left.axvline(0, color="0.3", lw=1)
     left.set(xlabel="points against the default")
     left.legend(loc="lower left")
@@ -242,7 +242,7 @@ def plot_comparison(tables):
     """How far from the first network the others are, by metric.
 
     Args:
-        tables: dict of title: what `utils.experiments.comparison.table` returns.
+        tables: dict of title: what `utils.experiments.comparison.comparison_table` returns.
 
     Returns:
         The matplotlib `Figure`.
@@ -251,14 +251,16 @@ def plot_comparison(tables):
     names = dict.fromkeys(name for table in tables.values() for name in table.index[1:])
     colors = dict(zip(names, sns.color_palette(PALETTE), strict=False))
     for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
-        metrics = [name.removesuffix(" apart") for name in table if name.endswith(" apart")]
+        metrics = [
+            name.removesuffix(" difference") for name in table if name.endswith(" difference")
+        ]
         others = table.iloc[1:]
         places = np.arange(len(metrics))
         height = 0.8 / len(others)
         for i, (name, row) in enumerate(others.iterrows()):
             axes.barh(
                 places + (i - (len(others) - 1) / 2) * height,
-                [row[f"{metric} apart"] for metric in metrics],
+                [row[f"{metric} difference"] for metric in metrics],
                 height,
                 xerr=[row[f"{metric} error"] for metric in metrics],
                 color=colors[name],
@@ -277,7 +279,7 @@ def plot_variants(tables):
     """What each value of each study gains or loses against the default.
 
     Args:
-        tables: dict of title: what `utils.experiments.search.table` returns.
+        tables: dict of title: what `utils.experiments.search.study_table` returns.
 
     Returns:
         The matplotlib `Figure`.
@@ -294,7 +296,7 @@ def plot_variants(tables):
     for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
         noise = table["uncertainty"].iloc[0]
         axes.axvspan(-noise, noise, color="0.88")
-        axes.barh(table["changed"], table["points"], xerr=table["uncertainty"], color="C0")
+        axes.barh(table["changed"], table["difference"], xerr=table["uncertainty"], color="C0")
         axes.axvline(0, color="0.3", lw=1)
         axes.set_title(title, loc="left")
         axes.invert_yaxis()
@@ -307,7 +309,7 @@ def plot_sizes(table):
     """Top-1 of each width and depth against parameters and against time; the numbers are blocks.
 
     Args:
-        table: as `utils.experiments.search.table` returns it for the study `size`, and
+        table: as `utils.experiments.search.study_table` returns it for the study `size`, and
             seconds per epoch.
 
     Returns:
