@@ -38,15 +38,16 @@ def test_same_logits(models):
     np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_normalization_is_that_of_keras_with_its_gradients():
-    x = np.random.default_rng(0).normal(3, 2, (8, 4, 6, 5)).astype("float32")
+@pytest.mark.parametrize("channels", [5, 16, 48])  # from 16 on, a kernel of oneDNN
+def test_batch_normalization_is_that_of_keras_with_its_gradients(channels):
+    x = np.random.default_rng(0).normal(3, 2, (8, 4, 6, channels)).astype("float32")
     slope = np.random.default_rng(1).normal(size=x.shape).astype("float32")
     found = []
     for kind in (keras.layers.BatchNormalization, fast_layers.BatchNormalization):
         layer = kind(momentum=0.9, epsilon=1e-5)
         layer.build(x.shape)
-        layer.gamma.assign([0.5, 1, 2, 3, 4])
-        layer.beta.assign([1, 2, 3, 4, 5])
+        layer.gamma.assign(np.linspace(0.5, 4, channels))
+        layer.beta.assign(np.linspace(1, 5, channels))
 
         @tf.function
         def gradients(inputs, layer=layer):
@@ -63,6 +64,23 @@ def test_batch_normalization_is_that_of_keras_with_its_gradients():
     assert len(found[1]) == 9
     for plain, fast in zip(*found, strict=True):
         np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("channels", [5, 16])
+def test_batch_normalization_in_bfloat16_is_that_of_float32_rounded(channels):
+    x = np.random.default_rng(0).normal(3, 2, (64, 4, 6, channels)).astype("float32")
+    found = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = fast_layers.BatchNormalization(momentum=0.5, dtype=dtype)
+        layer.build(x.shape)
+        outputs = tf.function(lambda x, layer=layer: layer(x, training=True))(
+            tf.cast(x, layer.compute_dtype)
+        )
+        assert outputs.dtype == layer.compute_dtype
+        assert layer.moving_variance.dtype == "float32"
+        found.append([np.array(outputs, "float32"), *map(np.array, layer.variables[2:])])
+    for plain, rounded in zip(*found, strict=True):
+        np.testing.assert_allclose(rounded, plain, rtol=2**-7, atol=2**-6)
 
 
 def test_pointwise_convolution_with_bias():

@@ -39,12 +39,14 @@ class TilePooling2D(layers.MaxPooling2D):
 
 
 class BatchNormalization(layers.BatchNormalization):
-    """Batch normalization with its gradient in closed form, for TensorFlow.
+    """Batch normalization in training with fewer passes through memory, for TensorFlow.
 
-    TensorFlow differentiates Keras' ops one by one, each a pass over memory. Here the images of a
-    batch are rows (height * width * channels); the sums over images are products with a row of
-    ones, which oneDNN computes at memory bandwidth, and positions are summed last. In this order
-    the rounding error is also smaller than when all three axes are summed at once.
+    TensorFlow differentiates Keras' ops one by one, each a pass over memory. Where the channels are
+    a multiple of 16, oneDNN has a kernel for all of it (`FusedBatchNormV3`), which takes bfloat16
+    as it is. Elsewhere the images of a batch are rows (height * width * channels); the sums over
+    images are products with a row of ones, which oneDNN computes at memory bandwidth, and positions
+    are summed last. In this order the rounding error is also smaller than when all three axes are
+    summed at once.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -52,10 +54,30 @@ class BatchNormalization(layers.BatchNormalization):
         fast = training and self.trainable and self.compute_dtype in ("float32", "bfloat16")
         if not fast:
             return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = self._normalized(ops.cast(inputs, "float32"))
+        if inputs.shape[-1] % 16 == 0:
+            outputs, mean, variance = self._fused(inputs)
+        else:
+            outputs, mean, variance = self._normalized(ops.cast(inputs, "float32"))
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)
+
+    def _fused(self, inputs: Any) -> tuple[Any, Any, Any]:
+        import tensorflow as tf
+
+        unknown = tf.constant([], tf.float32)  # statistics: it takes those of the batch
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=ops.convert_to_tensor(self.gamma),
+            offset=ops.convert_to_tensor(self.beta),
+            mean=unknown,
+            variance=unknown,
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # It gives the sample variance, n - 1 in its denominator; Keras' running average has n.
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        return outputs, mean, variance * (count - 1) / count
 
     def _normalized(self, inputs: Any) -> tuple[Any, Any, Any]:
         import tensorflow as tf
