@@ -81,8 +81,8 @@ def test_a_killed_process_ends_bit_equal(shapes, tmp_path):
 def test_fifty_kills(shapes, tmp_path):
     kills = []
     for backend, recipe, count in (
-        ("tensorflow", "tuned", 13), ("tensorflow", "report", 13),
-        ("jax", "tuned", 12), ("jax", "report", 12),
+        ("tensorflow", "tuned", 13), ("tensorflow", "course", 13),
+        ("jax", "tuned", 12), ("jax", "course", 12),
     ):  # fmt: skip
         folder = tmp_path / backend / recipe
         signals = [signal.SIGKILL] * count

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from utils.training.optimizers import SGD, Adam, WarmupLinearDecay, make_optimizer
-from utils.training.recipes import RECIPES, get_recipe
+from utils.training.recipes import OPTIMIZERS, RECIPES, get_recipe
 
 
 def test_schedule_rises_then_falls_to_zero():
@@ -17,8 +17,8 @@ def test_schedule_rises_then_falls_to_zero():
 def test_rate_is_scaled_with_the_batch_only_for_tuned():
     tuned = make_optimizer(RECIPES["tuned"], steps=100, batch_size=512)
     assert tuned.get_config()["learning_rate"]["config"]["peak"] == 1.0
-    report = make_optimizer(RECIPES["report"], steps=100, batch_size=512)
-    assert float(report.learning_rate) == pytest.approx(1e-3)
+    course = make_optimizer(RECIPES["course"], steps=100, batch_size=512)
+    assert float(course.learning_rate) == pytest.approx(1e-3)
 
 
 def test_l2_joins_the_gradient_of_kernels_alone():
@@ -63,6 +63,32 @@ def test_changes_to_a_recipe():
 
 
 @pytest.mark.parametrize(
+    ("recipe", "changes", "rate", "l2"),
+    [
+        ("tuned", {"optimizer": "adam"}, 3e-3, 0.0),
+        ("tuned", {"optimizer": "adamw"}, 3e-3, 0.0),
+        ("tuned", {"optimizer": "rmsprop"}, 1e-3, 0.0),
+        ("tuned", {"optimizer": "sgd", "learning_rate": None}, 0.5, 5e-4),
+        ("tuned", {"optimizer": "adam", "learning_rate": 0.01}, 0.01, 0.0),
+        ("tuned", {"optimizer": "adam", "l2": 1e-4}, 3e-3, 1e-4),
+        ("course", {"optimizer": "adam"}, 1e-3, 0.0),
+        ("course", {"optimizer": "sgd"}, 0.5, 5e-4),
+    ],
+)
+def test_another_optimizer_brings_its_own_rate_and_l2(recipe, changes, rate, l2):
+    found = get_recipe(recipe, **changes)
+    assert (found.learning_rate, found.l2) == (rate, l2)
+    assert found.augment == RECIPES[recipe].augment
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_adamw_has_a_decoupled_weight_decay(name):
+    optimizer = make_optimizer(get_recipe("tuned", optimizer=name), steps=10, batch_size=256)
+    assert optimizer.weight_decay == (0.05 if name == "adamw" else None)
+    assert optimizer.l2 == (5e-4 if name == "sgd" else 0.0)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
@@ -71,7 +97,11 @@ def test_changes_to_a_recipe():
         ),
         ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
-        ({"l2": -1.0}, "l2 and plateau_patience must not be below 0. Received: -1.0 and 0"),
+        ({"l2": -1.0}, "l2 must be at least 0. Received: -1.0"),
+        ({"l2": float("inf")}, "l2 must be at least 0. Received: inf"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0. Received: nan"),
+        ({"plateau_patience": -1}, "plateau_patience must be at least 0. Received: -1"),
+        ({"plateau_patience": 2}, "warmup and plateau_patience exclude each other"),
     ],
 )
 def test_bad_changes(change, message):
@@ -80,10 +110,10 @@ def test_bad_changes(change, message):
 
 
 def test_recipes_are_the_described_ones():
-    report, tuned = RECIPES["report"], RECIPES["tuned"]
-    assert (report.optimizer, report.learning_rate, report.epochs) == ("adam", 1e-3, 30)
-    assert (report.augment, report.standardize, report.plateau_patience) == (False, False, 3)
-    assert report.checkpoint_every == 5
+    course, tuned = RECIPES["course"], RECIPES["tuned"]
+    assert (course.optimizer, course.learning_rate, course.epochs) == ("adam", 1e-3, 30)
+    assert (course.augment, course.standardize, course.plateau_patience) == (False, False, 3)
+    assert course.checkpoint_every == 5
     assert (tuned.optimizer, tuned.learning_rate, tuned.warmup, tuned.l2) == (
         "sgd",
         0.5,
@@ -95,5 +125,5 @@ def test_recipes_are_the_described_ones():
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="recipe must be one of report, tuned. .*'tunde'"):
+    with pytest.raises(ValueError, match="recipe must be one of course, tuned. .*'tunde'"):
         get_recipe("tunde")

@@ -64,7 +64,7 @@ def test_a_cited_result_that_may_not_be_cited(project, change, message):
 
 def test_a_number_in_the_report_is_the_result_s(project):
     before = build(project)
-    path = project / "report/results/simple-report-8ep-seed0.json"
+    path = project / "report/results/simple-course-8ep-seed0.json"
     result = json.loads(path.read_text())
     result["metrics"]["top1"] += 0.01
     path.write_text(json.dumps(result))

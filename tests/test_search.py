@@ -96,10 +96,11 @@ def test_the_default_is_the_run_that_ablations_have_already():
 
 def test_optimizers_have_rates_of_their_own():
     found = search.run_config({"optimizer": "adamw", "rate": 1 / 3})
-    assert (found.learning_rate, found.l2) == (pytest.approx(1e-3), 0.0)
+    assert found.full_recipe.learning_rate == pytest.approx(1e-3)
+    assert found.full_recipe.l2 == 0.0  # its weight decay is its own
     assert found.run_id == "search-optimizer-adamw-learning-rate-0.001-seed0"
     assert search.run_config({"optimizer": "sgd", "rate": 3}).full_recipe.learning_rate == 1.5
-    assert search.run_config({"optimizer": "rmsprop", "rate": 1}).l2 is None
+    assert search.run_config({"optimizer": "rmsprop", "rate": 1}).full_recipe.l2 == 5e-4
 
 
 def test_a_grid(stand_in, options, capsys):

@@ -83,9 +83,9 @@ def learned(result):
 
 
 def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
-    quick = dataclasses.replace(recipes.RECIPES["report"], plateau_patience=1)
-    monkeypatch.setitem(recipes.RECIPES, "report", quick)  # a plateau within the three epochs
-    options = {"recipe": "report", "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
+    quick = dataclasses.replace(recipes.RECIPES["course"], plateau_patience=1)
+    monkeypatch.setitem(recipes.RECIPES, "course", quick)  # a plateau within the three epochs
+    options = {"recipe": "course", "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
     options |= {"dropout": 0.2}  # its random state goes on too
     whole = train(make_config("whole", **options))
     cut = make_config("cut", **options)
@@ -172,15 +172,6 @@ def test_other_tasks(make_config, killed, capsys, task):
         assert learned(train(cut)) == learned(whole)
 
 
-def test_what_tasks_need(make_config):
-    with pytest.raises(ValueError, match="tiny-imagenet has no masks; task segmentation needs"):
-        make_config(task="segmentation", dataset="tiny-imagenet")
-    with pytest.raises(ValueError, match="task must be one of classification, localization, segm"):
-        make_config(task="detection")
-    with pytest.raises(ValueError, match="record_order must be shuffled for any task but class"):
-        make_config(task="localization", record_order="classes")
-
-
 def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
     build_model(PRESETS["simple"], num_classes=24).save(tmp_path / "simple.keras")
     with pytest.raises(ValueError, match="simple.keras is of another network; .* Mismatches") as e:
@@ -189,12 +180,10 @@ def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
     (tmp_path / "text.keras").write_text("no model")
     with pytest.raises(ValueError, match="text.keras cannot be read as a model"):
         train(make_config("text", initial_weights=str(tmp_path / "text.keras")))
-    with pytest.raises(ValueError, match="initial_weights must be a .keras file. Received: 'none'"):
-        make_config(initial_weights="none")
 
 
 def test_eager_mode_learns_the_same(make_config):
-    options = {"epochs": 1, "recipe": "report"}
+    options = {"epochs": 1, "recipe": "course"}
     graph, eager = (train(make_config(f"{e}", eager=e, **options)) for e in (False, True))
     assert eager["config"]["eager"]
     for name in ("loss", "val_loss"):
@@ -202,7 +191,7 @@ def test_eager_mode_learns_the_same(make_config):
 
 
 def test_what_a_run_leaves_behind(make_config, capsys):
-    config = make_config(epochs=2, recipe="report", tensorboard=True)
+    config = make_config(epochs=2, recipe="course", tensorboard=True)
     result = train(config)
     log = capsys.readouterr().out
     assert log.count("epoch ") == 2
@@ -376,40 +365,3 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
         train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("preset", "huge", "simple, medium, complex"),
-        ("dataset", "imagenet", "tiny-imagenet, tiny-shapes"),
-        ("recipe", "best", "report, tuned"),
-        ("stem", "quarter", "imagenet, half, full"),
-        ("precision", "float8", "float32, mixed_bfloat16, mixed_float16"),
-        ("split", "test", "val, holdout"),
-        ("cache", "disk", "memory, file"),
-        ("distribution", "all", "auto, none"),
-        ("fraction", 0.0, r"in \(0, 1\]"),
-        ("checkpoint_every", "5 minutes", "500 steps"),
-        ("epochs", 0, "whole number from 1"),
-        ("batch_size", 2.5, "whole number from 1"),
-        ("ema", 1.0, r"in \[0, 1\)"),
-    ],
-)
-def test_unknown_values_are_refused_with_the_valid_ones(name, value, text):
-    with pytest.raises(ValueError, match=rf"{text}.*{value}"):
-        RunConfig(**{name: value})
-
-
-def test_defaults_and_names():
-    config = RunConfig()
-    assert (config.epochs, config.batch_size, config.checkpoint_every) == (8, 256, 1)
-    assert config.run_dir == "runs/simple-tuned-8ep-seed0"
-    assert config.command == (
-        "papermill notebooks/03_train.ipynb report/executed/simple-tuned-8ep-seed0.ipynb "
-        "-p preset simple -p recipe tuned -p epochs 8 -p seed 0"
-    )
-    other = RunConfig(preset="complex", recipe="report", stem="half", data_dir="elsewhere")
-    assert other.run_id == "complex-report-30ep-stem-half-seed0"
-    assert other.command.endswith("-p seed 0 -p data_dir elsewhere -p stem half")
-    assert RunConfig(dataset="tiny-shapes").batch_size == 64

@@ -26,20 +26,20 @@ FACTORS = {
     "why-no-l2": ("no weight decay", {"l2": 0.0}),
     "why-adam-no-l2": ("Adam at a constant 10⁻³, no weight decay", {**ADAM, "l2": 0.0}),
     "why-no-standardize": ("pixels / 255", {"standardize": False}),
-    "why-report-recipe": ("the course report's recipe", {"recipe": "report"}),
+    "why-course-recipe": ("the course report's recipe", {"recipe": "course"}),
     "why-class-order": (
         "class-ordered records, window of 1,000",
         {"record_order": "classes", "shuffle_window": 1000},
     ),
-    "why-slow-averages": ("BatchNorm momentum 0.999", {"batch_norm_momentum": 0.999}),
-    "why-keras-averages": (
+    "why-bn-momentum-0.999": ("BatchNorm momentum 0.999", {"batch_norm_momentum": 0.999}),
+    "why-bn-momentum-0.99": (
         "BatchNorm momentum 0.99, Keras' default",
         {"batch_norm_momentum": 0.99},
     ),
-    "why-hasty-averages": ("BatchNorm momentum 0.1", {"batch_norm_momentum": 0.1}),
-    "why-report-keras-averages": (
+    "why-bn-momentum-0.1": ("BatchNorm momentum 0.1", {"batch_norm_momentum": 0.1}),
+    "why-course-bn-momentum-0.99": (
         "the course report's recipe, BatchNorm momentum 0.99",
-        {"recipe": "report", "batch_norm_momentum": 0.99},
+        {"recipe": "course", "batch_norm_momentum": 0.99},
     ),
 }
 
@@ -53,7 +53,9 @@ def ablation_runs() -> list[RunConfig]:
     default = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
     changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
     return [
-        RunConfig(**ABLATION_OPTIONS, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes)
+        RunConfig(
+            **ABLATION_OPTIONS, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes
+        ).resolve()
         for name, seed, changes in default + changed
     ]
 

@@ -71,7 +71,7 @@ def comparison_runs(
             seed=seed,
             run_dir=f"{runs_dir}/{task}-{preset}-seed{seed}".replace("_", "-"),
             **common,
-        )
+        ).resolve()
         for name, preset in comparison.networks.items()
         if networks is None or name in networks
         for seed in seeds

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.experiments.processes import complete_result, finish
 from utils.training.config import RunConfig
+from utils.training.recipes import OPTIMIZERS
 from utils.training.run_folder import in_use
 
 with warnings.catch_warnings():  # in a notebook tqdm, which optuna imports, misses ipywidgets
@@ -27,18 +28,15 @@ with warnings.catch_warnings():  # in a notebook tqdm, which optuna imports, mis
     import optuna
     from optuna.trial import TrialState
 
-# Usual learning rates with these networks and the schedule of `tuned`; a sweep tries a third and
-# three times of each.
-USUAL_RATES = {"sgd": 0.5, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3}
-
-# name of the study: what is tried, each value with each of the others
+# name of the study: what is tried, each value with each of the others; a rate is times the
+# optimizer's usual one
 SPACES: dict[str, dict[str, list]] = {
     "down_sampling": {
         "down_sampling": ["max_pool", "max_pool_3x3", "average_pool", "convolution"],
     },
     "activation": {"activation": ["relu", "silu", "gelu"]},
     "dropout": {"dropout": [0.0, 0.2, 0.5]},
-    "optimizer": {"optimizer": [*USUAL_RATES], "rate": [1 / 3, 1, 3]},
+    "optimizer": {"optimizer": [*OPTIMIZERS], "rate": [1 / 3, 1, 3]},
     "size": {"width": [1 / 8, 1 / 4, 3 / 8], "blocks": [1, 2, 4]},
 }
 
@@ -94,17 +92,19 @@ def run_config(
     """
     changes = dict(point)
     if "rate" in changes:
-        changes["learning_rate"] = USUAL_RATES[changes["optimizer"]] * changes.pop("rate")
+        usual = OPTIMIZERS[changes["optimizer"]].learning_rate
+        changes["learning_rate"] = usual * changes.pop("rate")
     changes = {name: value for name, value in changes.items() if value != DEFAULTS.get(name)}
     parts = [
         f"{name}-{value:.4g}" if isinstance(value, float) else f"{name}-{value}"
         for name, value in changes.items()
     ]
-    if changes.get("optimizer") == "adamw":
-        changes["l2"] = 0.0  # it has a weight decay of its own
+    if changes.get("optimizer") in ("adam", "rmsprop"):
+        changes["l2"] = 5e-4  # as SGD's, which they are compared with
     name = "-".join(["search", *parts] if parts else ["why-default"]).replace("_", "-")
     run_dir = f"{runs_dir}/{name}-seed{seed}"
-    return RunConfig(**{**ABLATION_OPTIONS, **options, **changes, "seed": seed, "run_dir": run_dir})
+    changes |= {"seed": seed, "run_dir": run_dir}
+    return RunConfig(**{**ABLATION_OPTIONS, **options, **changes}).resolve()
 
 
 def open_study(name: str, journal: str | Path) -> optuna.Study:

@@ -39,7 +39,7 @@ def plot_size(table, report, literature):
     earlier = report.rename(columns={"val_top1": "top1"}).reset_index(names="name")
     earlier["name"] = earlier["name"].str.removesuffix("_report")
     groups = [(mine[mine["recipe"] == "tuned"], ours, "o", ours, "this project, tuned")]
-    groups += [(mine[mine["recipe"] == "report"], ours, "o", "white", "the report's recipe, here")]
+    groups += [(mine[mine["recipe"] == "course"], ours, "o", "white", "the report's recipe, here")]
     groups += [(earlier, theirs, "s", theirs, "earlier report")]
     groups += [(literature, others, "^", others, "published")]
     for axes, column in zip(panels, ("parameters", "macs"), strict=True):

@@ -1,32 +1,24 @@
 """The parameters of a training run, checked before any work begins."""
 
+import math
+import numbers
+import operator
 import re
 import shlex
+import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 
 from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.models.presets import STEMS, get_preset
-from utils.training.recipes import get_recipe
+from utils.training.recipes import RECIPES, RENAMED, Recipe, get_recipe
 from utils.training.results import REPORTED, result_path
 
-CHOICES = {
-    "dataset": DATASETS,
-    "task": tuple(REPORTED),
-    "stem": STEMS,
-    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
-    "split": SPLITS,
-    "cache": ("memory", "file"),
-    "kind": ("train", "ablation"),
-    "record_order": ORDERS,
-    "distribution": DISTRIBUTIONS,
-}
-
 # Fields that change the preset, where they are not None.
-NETWORK_CHANGES = (
-    "width", "blocks", "down_sampling", "activation", "dropout", "stochastic_depth",
-)  # fmt: skip
+NETWORK_CHANGES = ("width", "blocks", "down_sampling", "activation", "dropout")
 
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
@@ -40,85 +32,172 @@ NAMED = (
     "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
 )  # fmt: skip
 
-# tiny-shapes is small: smaller batches and more passes make as many steps as it needs.
+# Fields that may change when a run is continued: they do not decide its result.
+INCIDENTAL = (
+    "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "distribution",
+    "tensorboard",
+)  # fmt: skip
+
+# tiny-shapes is small: smaller batches and more epochs give it as many steps as it needs.
 SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
 
 
-@dataclass(frozen=True)
+def _to_bool(value: object) -> bool:
+    """As papermill delivers it: true and false in a command are texts."""
+    return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+
+
+def _to_int(value: object) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
+
+
+def _to_float(value: object) -> float:
+    """YAML reads 1e-3 as text."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
+        raise TypeError
+    if not math.isfinite(number := float(value)):
+        raise ValueError
+    return number
+
+
+def _to_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError
+    return value
+
+
+# type in an annotation: what its values are called, and how one is read
+TYPES: dict[type, tuple[str, Callable]] = {
+    bool: ("true or false", _to_bool),
+    int: ("a whole number", _to_int),
+    float: ("a number", _to_float),
+    str: ("a non-empty text", _to_text),
+}
+
+
+def _choice(valid: typing.Iterable[str]) -> tuple[str, Callable]:
+    return f"one of {', '.join(valid)}", lambda value: value in tuple(valid)
+
+
+_COUNT = ("a whole number of at least 1", lambda value: value >= 1)
+_SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
+
+# field: what it must be beyond its type, and the test. The preset and the recipe check their own.
+RULES: dict[str, tuple[str, Callable]] = {
+    "dataset": _choice(DATASETS),
+    "task": _choice(REPORTED),
+    "precision": _choice(("float32", "mixed_bfloat16")),
+    "stem": _choice(STEMS),
+    "split": _choice(SPLITS),
+    "record_order": _choice(ORDERS),
+    "kind": _choice(("train", "ablation")),
+    "distribution": _choice(DISTRIBUTIONS),
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "blocks": _COUNT,
+    "shuffle_window": _COUNT,
+    "seed": ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
+    "batch_norm_momentum": _SHARE,
+    "label_smoothing": _SHARE,
+    "ema": _SHARE,
+    "fraction": ("a number in (0, 1]", lambda value: 0 < value <= 1),
+    "run_dir": ("the path of a folder", lambda value: Path(value).name not in ("", "..")),
+    "initial_weights": ("a .keras file that exists", lambda value: Path(value).is_file()),
+    "checkpoint_every": (
+        'a number of epochs of at least 1, or of steps as in "500 steps"',
+        lambda value: re.fullmatch(r"[1-9]\d*( steps| epochs)?", str(value)),
+    ),
+}
+
+
+def _checked(name: str, value: object, annotation: object) -> object:
+    """A field's value in the type of its annotation, or a `ValueError` that names the field."""
+    types = typing.get_args(annotation) or (annotation,)
+    if value is None and NoneType in types:
+        return None
+    required, valid = RULES.get(name, (TYPES[types[0]][0], lambda value: True))
+    for kind in types:
+        if kind is NoneType:
+            continue
+        try:
+            read = TYPES[kind][1](value)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            continue
+        if valid(read):
+            return read
+    raise ValueError(f"{name} must be {required}. Received: {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run. Fields that are None take a value from the recipe or the dataset.
+    """One training run, as it was asked for.
+
+    A field that is None follows from the others; `resolve` says what it is. Each is checked against
+    its type and range. Texts that mean a boolean or a number, which papermill and YAML deliver, are
+    taken as what they mean.
 
     Raises:
-        ValueError: a value that is not valid, with the valid ones.
+        ValueError: a value that is not valid, or a combination; says what is.
     """
 
+    # what most runs are told
     preset: str = "simple"  # a name in `utils.models.presets.PRESETS`
+    recipe: str = "tuned"  # a name in `utils.training.recipes.RECIPES`
     dataset: str = "tiny-imagenet"  # or "tiny-shapes"
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
-    data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
-    recipe: str = "tuned"  # a name in `utils.training.recipes.RECIPES`
-    epochs: int | None = None  # passes over the training images
-    batch_size: int | None = None  # images a step; None: 256, on tiny-shapes 64
+    epochs: int | None = None  # None: the recipe's; on tiny-shapes 8
+    batch_size: int | None = None  # images per step; None: 256, on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
-    stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
-    width: float | None = None  # of a FishNet, times the paper's; this and the next five: None is
-    blocks: int | None = None  # what the preset says. In each stage and branch of a FishNet
-    down_sampling: str | None = None  # max_pool, max_pool_3x3, average_pool or convolution
-    activation: str | None = None  # any of Keras'
-    dropout: float | None = None  # before the classifier
-    stochastic_depth: float | None = None  # share of bottlenecks left out, in the last stage
-    initial_weights: str | None = None  # a .keras file to start from; classifiers may differ
-    batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     precision: str = "float32"  # Keras dtype policy
-    fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
-    eager: bool = False  # no graph and no fast layers, as the earlier report ran; slow
-    kind: str = "train"  # or "ablation": kept out of the results table
-    fraction: float = 1.0  # share of the training images that is used
+    data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
+    run_dir: str | None = None  # None: runs/<what distinguishes this run>
+
+    # network; from width to dropout, None is what the preset says
+    stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
+    width: float | None = None  # of a FishNet, as a multiple of the paper's
+    blocks: int | None = None  # in each stage and branch of a FishNet
+    down_sampling: str | None = None  # max_pool, max_pool_3x3, average_pool or convolution
+    activation: str | None = None  # in `utils.models.presets.ACTIVATIONS`
+    dropout: float | None = None  # rate before the classifier
+    batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
+    initial_weights: str | None = None  # a .keras file to start from; classifiers may differ
+
+    # recipe; from optimizer to standardize, None is what the recipe says
+    optimizer: str | None = None  # its usual learning rate and L2 come with it
+    learning_rate: float | None = None  # at its peak, for a batch of 256
+    warmup: float | None = None  # fraction of the steps; then a linear decay to 0; 0: constant
+    plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
+    l2: float | None = None  # times the kernels, added to their gradients
+    augment: bool | None = None  # random crops and horizontal flips
+    standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
+    label_smoothing: float = 0.0  # part of the target that is spread over all classes
+    ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
+
+    # data
+    fraction: float = 1.0  # of the training images that are used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
     record_order: str = "shuffled"  # or "classes": one class after another, as if never shuffled
     shuffle_window: int = SHUFFLE_WINDOW  # images among which each epoch's order is drawn
-    optimizer: str | None = None  # this and the next six: None is what the recipe says
-    learning_rate: float | None = None  # at its peak, for a batch of 256
-    warmup: float | None = None  # share of the steps; then a linear fall to zero; 0: constant
-    plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
-    l2: float | None = None  # times the kernels, added to their gradients
-    augment: bool | None = None  # random crops and flips
-    standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
-    label_smoothing: float = 0.0  # share of the target spread over all classes
-    ema: float = 0.0  # momentum of an average of the weights, evaluated beside them; 0: none
-    cache: str = "memory"  # where decoded images are kept; "file": in run_dir
-    run_dir: str | None = None  # None: runs/<what distinguishes this run>
+
+    # execution and bookkeeping
+    fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
+    eager: bool = False  # no graph and no fast layers, as the course report ran; slow
+    distribution: str = "auto"  # over all GPUs; "none": the first device alone
+    kind: str = "train"  # or "ablation": kept out of the results table
+    checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
+    tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
     results_dir: str | None = None  # of the JSON; None: report/results, of drawn images run_dir
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
-    checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
-    distribution: str = "auto"  # over all GPUs; "none": the first device alone
-    tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
 
-    def __post_init__(self):
-        self.network  # noqa: B018 - refuses what cannot be built
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(valid)}. Received: {getattr(self, name)!r}"
-                )
-        for name, value in self._implied().items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name in ("epochs", "batch_size", "shuffle_window"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be a whole number from 1. Received: {getattr(self, name)!r}"
-                )
-        if not re.fullmatch(r"[1-9]\d*( steps| epochs)?", str(self.checkpoint_every)):
-            raise ValueError(
-                'checkpoint_every must be a number of epochs from 1, or steps as in "500 steps". '
-                f"Received: {self.checkpoint_every!r}"
-            )
-        for name in ("label_smoothing", "ema", "batch_norm_momentum"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)!r}")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1]. Received: {self.fraction!r}")
+    def __post_init__(self) -> None:
+        annotations = typing.get_type_hints(RunConfig)
+        for field in fields(self):
+            value = _checked(field.name, getattr(self, field.name), annotations[field.name])
+            object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
+        get_preset(self.preset, **self._given(NETWORK_CHANGES))  # these two check their part
+        get_recipe(self.recipe, **self._given(RECIPE_CHANGES))
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
@@ -129,86 +208,135 @@ class RunConfig:
                 "record_order must be shuffled for any task but classification. "
                 f"Received: {self.record_order!r}"
             )
-        if self.initial_weights and not Path(self.initial_weights).is_file():
-            raise ValueError(
-                f"initial_weights must be a .keras file. Received: {self.initial_weights!r}"
-            )
-        if self.run_dir is None:
-            object.__setattr__(self, "run_dir", self._usual_run_dir())
 
-    def _implied(self):
-        """What the fields that are None stand for."""
+    def _given(self, names: tuple[str, ...]) -> dict[str, typing.Any]:
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def network(self) -> typing.Any:
+        """The preset's config with the changes that this run makes to it."""
+        return get_preset(self.preset, **self._given(NETWORK_CHANGES))
+
+    @property
+    def full_recipe(self) -> Recipe:
+        """The `Recipe` with the changes that this run makes to it."""
+        return get_recipe(self.recipe, **self._given(RECIPE_CHANGES))
+
+    def resolve(self) -> "ResolvedConfig":
+        """This run with a value for all that follows from other fields."""
+        derived = self._derived()
+        values: dict[str, typing.Any] = {
+            name: derived.get(name) if value is None else value
+            for name, value in vars(self).items()
+        }
+        return ResolvedConfig(**values)
+
+    def _derived(self) -> dict[str, typing.Any]:
+        """What the fields that follow from others are where they are not given."""
         recipe = self.full_recipe
-        return {
+        derived = {
             "epochs": recipe.epochs,
             "batch_size": 256,
             "checkpoint_every": recipe.checkpoint_every,
             "data_dir": f"data/{self.dataset}",
+            "results_dir": "report/results",
             **(SHAPES_DEFAULTS if self.dataset == "tiny-shapes" else {}),
         }
-
-    def _unusual(self):
-        """The fields, but for run_dir, whose value is not the default."""
-        usual = {**{field.name: field.default for field in fields(self)}, **self._implied()}
-        usual["run_dir"] = self.run_dir
-        return {name: value for name, value in asdict(self).items() if value != usual[name]}
-
-    def _usual_run_dir(self):
-        parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
-        parts += [self.preset, self.recipe, f"{self.epochs}ep"]
-        unusual = self._unusual()
+        changed = self._changed(derived)
         if self.initial_weights:
-            unusual["initial_weights"] = Path(self.initial_weights).stem
-        parts += [f"{name}-{unusual[name]}" for name in NAMED if name in unusual]
-        return "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+            changed["initial_weights"] = Path(self.initial_weights).stem
+        parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
+        parts += [self.preset, self.recipe, f"{self.epochs or derived['epochs']}ep"]
+        parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
+        derived["run_dir"] = "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+        if self.dataset == "tiny-shapes":
+            derived["results_dir"] = self.run_dir or derived["run_dir"]
+        return derived
+
+    def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
+        """The fields whose value is neither the default nor what follows from the others."""
+        usual = {field.name: field.default for field in fields(self)} | derived
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in given.items() if value != usual[name]}
 
     @property
-    def network(self):
-        """The preset's config with the changes that this run makes to it."""
-        return get_preset(self.preset, **{name: getattr(self, name) for name in NETWORK_CHANGES})
-
-    @property
-    def full_recipe(self):
-        """The `Recipe` with the changes that this run makes to it."""
-        return get_recipe(self.recipe, **{name: getattr(self, name) for name in RECIPE_CHANGES})
-
-    @property
-    def run_id(self):
+    def run_id(self) -> str:
         """Base name of the run's folder and of its result."""
-        return Path(self.run_dir).name
+        return Path(self.resolve().run_dir).name
 
     @property
-    def result_file(self):
+    def result_file(self) -> Path:
         """Where the result JSON is. Unless asked to, a run on drawn images stays in its folder."""
-        usual = self.run_dir if self.dataset == "tiny-shapes" else "report/results"
-        return result_path(self.results_dir or usual, self.run_id)
+        return result_path(self.resolve().results_dir, self.run_id)
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict[str, typing.Any]:
         """What 03_train must be given for this run; the rest is its default."""
-        named = {name: getattr(self, name) for name in ("preset", "recipe", "epochs", "seed")}
-        named |= self._unusual()
-        if self.run_dir != self._usual_run_dir():
-            named["run_dir"] = self.run_dir
-        return named
+        resolved = self.resolve()
+        named = {name: getattr(resolved, name) for name in ("preset", "recipe", "epochs", "seed")}
+        return named | self._changed(self._derived())
 
     @property
-    def command(self):
+    def command(self) -> str:
         """The papermill command that repeats this run."""
         parameters = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in self.parameters.items())
         return (
             f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb {parameters}"
         )
 
-    def checkpoint_steps(self, steps_per_epoch):
+    def checkpoint_steps(self, steps_per_epoch: int) -> int:
         """Steps from one checkpoint to the next."""
-        number, _, unit = str(self.checkpoint_every).partition(" ")
+        number, _, unit = str(self.resolve().checkpoint_every).partition(" ")
         return int(number) * (1 if unit == "steps" else steps_per_epoch)
 
-    def identity(self):
-        """The fields that decide the result: what must not change when a run is continued."""
-        incidental = {
-            "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "cache",
-            "distribution", "tensorboard",
-        }  # fmt: skip
-        return {name: value for name, value in asdict(self).items() if name not in incidental}
+    def identity(self) -> dict[str, typing.Any]:
+        """What decides the result and must not change when a run is continued."""
+        values = vars(self.resolve())
+        return {
+            **{name: value for name, value in values.items() if name not in INCIDENTAL},
+            "recipe_fields": asdict(self.full_recipe),
+        }
+
+    def differences(self, found: dict[str, typing.Any], manifest_sha256: str) -> list[str]:
+        """How a run differs from this one, by identity and manifest.
+
+        Args:
+            found: another run's `identity` and its manifest_sha256. It may be of an older version:
+                fields that did not exist yet had their default, and fields that no longer exist
+                count only if they were set.
+            manifest_sha256: of the dataset that this run would use.
+
+        Returns:
+            Texts like "seed: 0 there, 1 now"; none if they are the same run.
+        """
+        here = _comparable({**self.identity(), "manifest_sha256": manifest_sha256})
+        there = _comparable(found)
+        return [
+            f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+            for name in sorted({*there, *here})
+            if there.get(name) != here.get(name)
+        ]
+
+
+class ResolvedConfig(RunConfig):
+    """A run of which all is known, as `RunConfig.resolve` returns it: to read, not to change."""
+
+    epochs: int
+    batch_size: int
+    data_dir: str
+    run_dir: str
+    checkpoint_every: int | str
+    results_dir: str
+
+
+def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """An identity with its recipe as it takes effect, however it was asked for."""
+    usual: dict[str, typing.Any] = {field.name: field.default for field in fields(RunConfig)}
+    values = {name: usual[name] for name in usual if name not in INCIDENTAL} | identity
+    values["recipe"] = RENAMED.get(values["recipe"], values["recipe"])
+    changes = {name: values.pop(name) for name in RECIPE_CHANGES}
+    recipe = values.pop("recipe_fields", None)
+    if recipe is None:  # of a version in which an optimizer brought nothing along
+        given = {name: value for name, value in changes.items() if value is not None}
+        recipe = asdict(RECIPES[values["recipe"]]) | given
+    return values | {n: v for n, v in recipe.items() if n not in ("epochs", "checkpoint_every")}

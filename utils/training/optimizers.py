@@ -2,6 +2,7 @@
 
 import keras
 
+from utils.training.recipes import OPTIMIZERS
 from utils.training.tasks import TASKS
 
 
@@ -55,13 +56,7 @@ class AdamW(_WithL2, keras.optimizers.AdamW):
         self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
 
 
-# name: (class, its settings)
-OPTIMIZERS = {
-    "sgd": (SGD, {"momentum": 0.9, "nesterov": True}),
-    "adam": (Adam, {}),
-    "adamw": (AdamW, {"weight_decay": 0.05}),
-    "rmsprop": (RMSprop, {}),
-}
+CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
 
 
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -101,12 +96,12 @@ def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
     Returns:
         A `keras.optimizers.Optimizer`.
     """
-    rate = recipe.learning_rate * (batch_size / 256 if recipe.scale_learning_rate else 1)
+    rate = recipe.rate(batch_size)
     if recipe.warmup:
         rate = WarmupLinearDecay(rate, steps, recipe.warmup)
     average = {"use_ema": True, "ema_momentum": ema} if ema else {}
-    optimizer, settings = OPTIMIZERS[recipe.optimizer]
-    return optimizer(rate, l2=recipe.l2, **settings, **average)
+    settings = OPTIMIZERS[recipe.optimizer].settings
+    return CLASSES[recipe.optimizer](rate, l2=recipe.l2, **settings, **average)
 
 
 def compile_model(

@@ -1,8 +1,29 @@
-"""How a network is trained: the report's recipe and ours, as data, and the optimizers they need."""
+"""How a network is trained, as data: recipes, and what each optimizer is used with."""
 
 import dataclasses
+import math
+from typing import Any
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerDefaults:
+    """What an optimizer is used with where a run names nothing else."""
+
+    learning_rate: float  # its peak, at a batch of 256 images
+    l2: float = 0.0  # times the kernels, added to their gradients
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the Keras optimizer
+
+
+# The learning rates are the middle ones of the study "optimizer" (06_search), each of which trains
+# these networks. Classic L2 goes with SGD alone: adaptive optimizers divide it by the size of the
+# gradients, so that the same number means another thing; AdamW's decay is decoupled from them.
+# Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+OPTIMIZERS = {
+    "sgd": OptimizerDefaults(0.5, l2=5e-4, settings={"momentum": 0.9, "nesterov": True}),
+    "adam": OptimizerDefaults(3e-3),
+    "adamw": OptimizerDefaults(3e-3, settings={"weight_decay": 0.05}),
+    "rmsprop": OptimizerDefaults(1e-3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,40 +31,49 @@ class Recipe:
     """Everything about training that is not the network or the data.
 
     Raises:
-        ValueError: a value that is not valid, with the valid ones.
+        ValueError: a value or a combination that is not valid, with what is.
     """
 
     optimizer: str  # in `OPTIMIZERS`
     learning_rate: float  # its peak, at a batch of 256 images
     scale_learning_rate: bool = False  # in proportion to the batch size
-    warmup: float = 0.0  # share of all steps with a linear rise; then a linear fall to zero
+    warmup: float = 0.0  # fraction of all steps with a linear rise; then a linear decay to zero
     plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
     l2: float = 0.0  # times the kernels, added to their gradients
-    augment: bool = False  # random crops and flips
+    augment: bool = False  # random crops and horizontal flips
     standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
     epochs: int = 30  # where a run names none
     checkpoint_every: int = 1  # epochs, where a run names none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {self.optimizer!r}"
             )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0. Received: {self.learning_rate!r}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be in [0, 1). Received: {self.warmup!r}")
-        if not (self.l2 >= 0 and self.plateau_patience >= 0):
+        for name, required, valid in (
+            ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
+            ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
+            ("l2", "at least 0", 0 <= self.l2 < math.inf),
+            ("plateau_patience", "at least 0", self.plateau_patience >= 0),
+        ):
+            if not valid:
+                raise ValueError(f"{name} must be {required}. Received: {getattr(self, name)!r}")
+        if self.warmup and self.plateau_patience:
             raise ValueError(
-                "l2 and plateau_patience must not be below 0. "
-                f"Received: {self.l2!r} and {self.plateau_patience!r}"
+                "warmup and plateau_patience exclude each other: the one is a schedule of all "
+                "steps, the other lowers a constant learning rate. Set one of them to 0. "
+                f"Received: warmup={self.warmup!r}, plateau_patience={self.plateau_patience!r}"
             )
+
+    def rate(self, batch_size: int) -> float:
+        """Peak learning rate at a batch size, in images per step."""
+        return self.learning_rate * (batch_size / 256 if self.scale_learning_rate else 1)
 
 
 RECIPES = {
-    # papermill notebooks/03_train.ipynb report/executed/simple-report.ipynb -p recipe report
-    # The earlier report's training, as far as it is described.
-    "report": Recipe(optimizer="adam", learning_rate=1e-3, plateau_patience=3, checkpoint_every=5),
+    # papermill notebooks/03_train.ipynb report/executed/simple-course.ipynb -p recipe course
+    # The course report's training, as far as it is described.
+    "course": Recipe(optimizer="adam", learning_rate=1e-3, plateau_patience=3, checkpoint_every=5),
     # papermill notebooks/03_train.ipynb report/executed/simple-tuned.ipynb -p recipe tuned
     "tuned": Recipe(
         optimizer="sgd",
@@ -57,21 +87,34 @@ RECIPES = {
     ),
 }
 
+RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
 
-def get_recipe(name, **changes):
+
+def get_recipe(name: str, **changes: Any) -> Recipe:
     """The recipe of that name, with some fields changed.
+
+    Another optimizer than the recipe's own brings its usual learning rate and L2 (`OPTIMIZERS`),
+    where they are not among the changes.
 
     Args:
         name: a key of `RECIPES`.
         **changes: fields of `Recipe`; those that are None stay as they are.
 
     Returns:
-        A `Recipe`.
+        The changed recipe.
 
     Raises:
         ValueError: unknown name, with the valid ones, or a value that is not valid.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}. Received: recipe={name!r}")
+        renamed = f" {name} is called {RENAMED[name]} now." if name in RENAMED else ""
+        raise ValueError(
+            f"recipe must be one of {', '.join(RECIPES)}.{renamed} Received: recipe={name!r}"
+        )
+    recipe = RECIPES[name]
     changes = {field: value for field, value in changes.items() if value is not None}
-    return dataclasses.replace(RECIPES[name], **changes)
+    optimizer = changes.get("optimizer", recipe.optimizer)
+    if optimizer != recipe.optimizer and optimizer in OPTIMIZERS:
+        usual = OPTIMIZERS[optimizer]
+        changes = {"learning_rate": usual.learning_rate, "l2": usual.l2} | changes
+    return dataclasses.replace(recipe, **changes)

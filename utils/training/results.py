@@ -1,7 +1,6 @@
 """One run, one JSON: the only way that numbers take from training to tables and figures."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from utils import environment
@@ -62,7 +61,7 @@ def new_result(config, manifest, manifest_sha256):
         "preset": config.preset,
         "recipe": config.recipe,
         "task": config.task,
-        "config": {**config.identity(), "recipe_fields": asdict(config.full_recipe)},
+        "config": config.identity(),
         "seed": config.seed,
         "dataset": {
             "name": manifest["dataset"],

@@ -50,12 +50,12 @@ def train(config):
         utils.data.tfrecords.DatasetError: the records are missing, damaged or of another dataset.
         utils.training.checkpoints.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
+    config = config.resolve()
     run = _Run(config)
     try:
         with used_alone(run.folder) if run.leads else contextlib.nullcontext():
             if run.leads:
-                identity = {**config.identity(), "manifest_sha256": run.manifest_sha256}
-                claim(run.folder, identity, usual=type(config)().identity())
+                claim(run.folder, config, run.manifest_sha256)
             if run.result["status"] == "complete":
                 print(f"{config.run_id} is complete; nothing to do. Its log:")
                 for epoch in range(config.epochs):
@@ -262,7 +262,7 @@ class _Run:
             callbacks.append(
                 Plateau(
                     past_losses=self.result["history"]["val_loss"],
-                    initial_rate=recipe.learning_rate,
+                    initial_rate=recipe.rate(config.batch_size),
                     monitor="val_cross_entropy",
                     mode="min",
                     patience=recipe.plateau_patience,

@@ -44,13 +44,13 @@ def in_use(folder):
         return True
 
 
-def claim(folder, identity, usual):
+def claim(folder, config, manifest_sha256):
     """Writes `config.json`, or checks that the folder is of this very run.
 
     Args:
         folder: path.
-        identity: dict of all that decides the run's result.
-        usual: their defaults, for fields that did not exist yet when the folder was made.
+        config: the `RunConfig`.
+        manifest_sha256: of its dataset.
 
     Raises:
         TrainingError: the folder is of another run; names what differs.
@@ -58,16 +58,10 @@ def claim(folder, identity, usual):
     path = Path(folder, "config.json")
     if not path.exists():
         with replacing(path, "w") as file:
-            json.dump(identity, file, indent=1)
+            json.dump({**config.identity(), "manifest_sha256": manifest_sha256}, file, indent=1)
         return
-    found = {**usual, **json.loads(path.read_text())}
-    differing = [
-        f"{name}: {found.get(name)!r} there, {identity.get(name)!r} now"
-        for name in sorted({*found, *identity})
-        if found.get(name) != identity.get(name)
-    ]
-    if differing:
+    if differences := config.differences(json.loads(path.read_text()), manifest_sha256):
         raise TrainingError(
-            f"{folder} holds a run with other parameters ({'; '.join(differing)}). "
+            f"{folder} holds a run with other parameters ({'; '.join(differences)}). "
             "Use the same parameters, another run_dir, or delete that folder."
         )

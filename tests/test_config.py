@@ -1,0 +1,245 @@
+import dataclasses
+import itertools
+import json
+import typing
+from pathlib import Path
+from types import NoneType
+
+import pytest
+
+from utils.training.config import INCIDENTAL, RunConfig
+
+FIELDS = dataclasses.fields(RunConfig)
+TYPES = {name: typing.get_args(t) or (t,) for name, t in typing.get_type_hints(RunConfig).items()}
+WRONG = {  # what no field of a type takes; of each value, its text is in the error
+    bool: ["yes", " ", 2, 0.5, 1.0, []],
+    int: [True, "three", " ", 3.7, "3.7", [3]],
+    float: [True, "x", " ", "nan", "inf", [0.5]],
+    str: [True, 42, 2024, 0.5, "", " ", ["a"]],
+}
+
+
+def wrong_values():
+    """For every field what none of its types takes, and None where it is not among them."""
+    for name, types in TYPES.items():
+        for value in itertools.chain(*(WRONG.get(kind, []) for kind in types)):
+            if type(value) not in types or not str(value).strip():
+                yield name, value
+        if NoneType not in types:
+            yield name, None
+
+
+@pytest.mark.parametrize(("name", "value"), list(wrong_values()))
+def test_each_field_refuses_values_of_another_type_by_its_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*\. Received: ") as error:
+        RunConfig(**{name: value})
+    assert str(error.value).endswith(repr(value))
+
+
+@pytest.mark.parametrize("name", [field.name for field in FIELDS])
+def test_each_field_takes_its_default_and_what_yaml_and_papermill_make_of_it(name):
+    default = getattr(RunConfig(), name)
+    if isinstance(default, bool | int | float):
+        assert getattr(RunConfig(**{name: str(default)}), name) == default
+    if bool in TYPES[name]:
+        for value in (True, "true", "True", 1, "1"):
+            assert getattr(RunConfig(**{name: value}), name) is True
+        for value in (False, "false", "False", 0, "0"):
+            assert getattr(RunConfig(**{name: value}), name) is False
+
+
+@pytest.mark.parametrize("name", [name for name, types in TYPES.items() if float in types])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_number_is_infinite(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a number.*Received: {value}"):
+        RunConfig(**{name: value})
+
+
+def test_numbers_as_yaml_reads_them():
+    config = RunConfig(learning_rate="1e-3", l2="5e-4", dropout=0, epochs="8")
+    assert (config.learning_rate, config.l2, config.epochs) == (1e-3, 5e-4, 8)
+    assert type(config.dropout) is float
+    assert config.run_id == "simple-tuned-8ep-dropout-0.0-learning-rate-0.001-l2-0.0005-seed0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("preset", "huge", "simple, medium, complex"),
+        ("dataset", "imagenet", "dataset must be one of tiny-imagenet, tiny-shapes"),
+        ("recipe", "best", "recipe must be one of course, tuned"),
+        ("recipe", "report", "one of course, tuned. report is called course now."),
+        ("task", "detection", "task must be one of classification, localization, segmentation"),
+        ("stem", "quarter", "stem must be one of imagenet, half, full"),
+        ("precision", "mixed_float16", "precision must be one of float32, mixed_bfloat16"),
+        ("split", "test", "split must be one of val, holdout"),
+        ("record_order", "shufled", "record_order must be one of shuffled, classes"),
+        ("kind", "benchmark", "kind must be one of train, ablation"),
+        ("distribution", "all", "distribution must be one of auto, none"),
+        ("optimizer", "lion", "optimizer must be one of sgd, adam, adamw, rmsprop"),
+        ("down_sampling", "stride", "max_pool, max_pool_3x3, average_pool, convolution"),
+        ("activation", "sin", "relu, silu, gelu"),
+        ("epochs", 0, "epochs must be a whole number of at least 1"),
+        ("batch_size", -1, "batch_size must be a whole number of at least 1"),
+        ("shuffle_window", 0, "shuffle_window must be a whole number of at least 1"),
+        ("blocks", 0, "blocks must be a whole number of at least 1"),
+        ("seed", -1, "seed must be a whole number from 0 to 2**32 - 1"),
+        ("seed", 2**32, "seed must be a whole number from 0 to 2**32 - 1"),
+        ("width", 0.3, "`width` must be a multiple of 1/64"),
+        ("width", -0.25, "`width` must be a multiple of 1/64"),
+        ("dropout", 1.0, "[0, 1)"),
+        ("batch_norm_momentum", 1.0, "batch_norm_momentum must be a number in [0, 1)"),
+        ("label_smoothing", -0.1, "label_smoothing must be a number in [0, 1)"),
+        ("ema", 1.0, "ema must be a number in [0, 1)"),
+        ("fraction", 0.0, "fraction must be a number in (0, 1]"),
+        ("learning_rate", 0.0, "learning_rate must be above 0"),
+        ("warmup", 1.0, "warmup must be in [0, 1)"),
+        ("plateau_patience", -1, "plateau_patience must be at least 0"),
+        ("l2", -1.0, "l2 must be at least 0"),
+        ("checkpoint_every", "5 minutes", 'or of steps as in "500 steps"'),
+        ("checkpoint_every", 0, 'or of steps as in "500 steps"'),
+        ("run_dir", ".", "run_dir must be the path of a folder"),
+        ("run_dir", "runs/..", "run_dir must be the path of a folder"),
+        ("initial_weights", "none", "initial_weights must be a .keras file that exists"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
+    with pytest.raises(ValueError, match="Received: ") as error:
+        RunConfig(**{name: value})
+    assert text in str(error.value)
+    assert str(error.value).endswith(repr(value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"plateau_patience": 3},
+            "Set one of them to 0. Received: warmup=0.15, plateau_patience=3",
+        ),
+        (
+            {"recipe": "course", "warmup": 0.1},
+            "Set one of them to 0. Received: warmup=0.1, plateau_patience=3",
+        ),
+        (
+            {"task": "segmentation"},
+            "task segmentation needs dataset tiny-shapes. Received: dataset",
+        ),
+        (
+            {"task": "localization", "record_order": "classes"},
+            "record_order must be shuffled for any task but classification. Received: 'classes'",
+        ),
+        ({"preset": "unet", "width": 0.25}, "cannot be changed in unet"),
+    ],
+)
+def test_combinations_that_cannot_be_trained_are_refused(changes, text):
+    with pytest.raises(ValueError, match="Received: ") as error:
+        RunConfig(**changes)
+    assert text in str(error.value)
+
+
+def test_what_excludes_another_can_be_set_to_zero():
+    assert RunConfig(plateau_patience=3, warmup=0).full_recipe.plateau_patience == 3
+    assert RunConfig(recipe="course", warmup=0.1, plateau_patience=0).full_recipe.warmup == 0.1
+
+
+def test_defaults_and_names():
+    config = RunConfig().resolve()
+    assert (config.epochs, config.batch_size, config.checkpoint_every) == (8, 256, 1)
+    assert (config.data_dir, config.results_dir) == ("data/tiny-imagenet", "report/results")
+    assert config.run_dir == "runs/simple-tuned-8ep-seed0"
+    assert config.command == (
+        "papermill notebooks/03_train.ipynb report/executed/simple-tuned-8ep-seed0.ipynb "
+        "-p preset simple -p recipe tuned -p epochs 8 -p seed 0"
+    )
+    other = RunConfig(preset="complex", recipe="course", stem="half", data_dir="elsewhere")
+    assert other.run_id == "complex-course-30ep-stem-half-seed0"
+    assert other.command.endswith("-p seed 0 -p data_dir elsewhere -p stem half")
+    shapes = RunConfig(dataset="tiny-shapes").resolve()
+    assert (shapes.batch_size, shapes.data_dir) == (64, "data/tiny-shapes")
+    assert shapes.results_dir == shapes.run_dir == "runs/tiny-shapes-simple-tuned-8ep-seed0"
+    assert shapes.result_file == Path(shapes.run_dir, f"{shapes.run_id}.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"recipe": "course"},
+        {"dataset": "tiny-shapes", "task": "segmentation"},
+        {"dataset": "tiny-shapes", "results_dir": "report/results"},
+        {"run_dir": "runs/other", "checkpoint_every": "500 steps", "epochs": 8},
+    ],
+)
+def test_resolving_changes_neither_command_nor_identity(changes):
+    config = RunConfig(**changes)
+    resolved = config.resolve()
+    assert all(getattr(resolved, name) == value for name, value in changes.items())
+    assert None not in [getattr(resolved, name) for name in ("epochs", "batch_size", *INCIDENTAL)]
+    assert resolved.resolve() == resolved
+    assert resolved.command == config.command
+    assert resolved.identity() == config.identity()
+    assert resolved.result_file == config.result_file
+
+
+def test_what_follows_from_other_fields_follows_their_changes():
+    config = RunConfig()
+    assert config.run_dir is None
+    assert dataclasses.replace(config, seed=1).resolve().run_dir == "runs/simple-tuned-8ep-seed1"
+    assert dataclasses.replace(config, recipe="course").resolve().epochs == 30
+    assert dataclasses.replace(config, dataset="tiny-shapes").resolve().data_dir == (
+        "data/tiny-shapes"
+    )
+    assert dataclasses.replace(RunConfig(epochs=3), recipe="course").resolve().epochs == 3
+
+
+def test_differences_of_two_runs():
+    config = RunConfig(seed=3, batch_size=48)
+    identity = {**config.identity(), "manifest_sha256": "a"}
+    assert config.differences(identity, "a") == []
+    moved = dataclasses.replace(config, run_dir="elsewhere", data_dir="there", tensorboard=True)
+    assert moved.differences(identity, "a") == []
+    assert RunConfig().differences(identity, "b") == [
+        "batch_size: 48 there, 256 now",
+        "manifest_sha256: 'a' there, 'b' now",
+        "seed: 3 there, 0 now",
+    ]
+    assert RunConfig(l2=0.0).differences(
+        RunConfig().identity() | {"manifest_sha256": "a"}, "a"
+    ) == ["l2: 0.0005 there, 0.0 now"]
+    spelled_out = RunConfig(optimizer="sgd", learning_rate=0.5)
+    assert spelled_out.differences(RunConfig().identity() | {"manifest_sha256": "a"}, "a") == []
+
+
+def test_identities_of_older_versions():
+    older = RunConfig(recipe="course").identity() | {"manifest_sha256": "a"}
+    older |= {"recipe": "report", "stochastic_depth": None}
+    del older["recipe_fields"], older["eager"], older["ema"]  # did not exist yet
+    assert RunConfig(recipe="course").differences(older, "a") == []
+    older["stochastic_depth"] = 0.2
+    assert RunConfig(recipe="course").differences(older, "a") == [
+        "stochastic_depth: 0.2 there, None now"
+    ]
+    # An optimizer brought nothing along: SGD's rate and L2 were used with it.
+    older = RunConfig().identity() | {"manifest_sha256": "a", "optimizer": "adam"}
+    del older["recipe_fields"]
+    assert RunConfig(optimizer="adam").differences(older, "a") == [
+        "l2: 0.0005 there, 0.0 now",
+        "learning_rate: 0.5 there, 0.003 now",
+    ]
+    assert RunConfig(optimizer="adam", learning_rate=0.5, l2=5e-4).differences(older, "a") == []
+
+
+def committed_trainings():
+    for path in sorted(Path("report/results").glob("*.json")):
+        result = json.loads(path.read_text())
+        if result.get("config") and result["history"]:
+            yield pytest.param(result, id=path.stem)
+
+
+@pytest.mark.parametrize("result", list(committed_trainings()))
+def test_commands_of_committed_results_are_taken_and_mean_the_same_run(result):
+    parameters = dict(word.split(" ", 1) for word in result["command"].split(" -p ")[1:])
+    config = RunConfig(**parameters)
+    assert config.differences(result["config"] | {"manifest_sha256": "a"}, "a") == []
+    assert config.run_id == result["run_id"]
