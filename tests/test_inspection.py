@@ -1,10 +1,21 @@
+import shutil
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
-from utils.analysis.gradients import PARTS, grad_cam, gradient_norms
+from utils.analysis.gradients import (
+    GROUPS,
+    grad_cam,
+    gradient_norms,
+    keep_gradient_norms,
+    kept_images,
+)
 from utils.models.fishnet import build_fishnet
 from utils.models.presets import FishNetConfig
+from utils.training.predictions import load_predictions
+from utils.training.results import read_result
 
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
 
@@ -20,7 +31,7 @@ def images():
 
 
 def test_grad_cam_finds_where_the_class_is():
-    """Class 0 is red, class 1 is green: the maps must point at where that colour is."""
+    """Class 0 is red, class 1 is green: the maps must point at where that color is."""
     inputs = keras.Input((8, 8, 3))
     seen = keras.layers.Conv2D(3, 1, use_bias=False, name="seen")(inputs)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(seen))
@@ -46,7 +57,7 @@ def test_grad_cam_of_the_fish(fish, images):
 
 def test_gradient_norms_by_stage(fish, images):
     norms = gradient_norms(fish, images, np.arange(4))
-    assert sorted(norms) == sorted(PARTS)
+    assert sorted(norms) == sorted(GROUPS)
     # The gradient of the last layer by hand: features x (probability - target) / images.
     features = keras.Model(fish.input, fish.get_layer("logits").input)(images, training=True)
     logits = fish(images, training=True)
@@ -63,3 +74,24 @@ def test_parts_of_another_network(images):
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
     assert sorted(gradient_norms(model, images, np.arange(4))) == ["conv1", "logits"]
+
+
+def test_gradient_norms_are_added_to_a_result(tmp_path):
+    run_id = "gradients-residual-seed0"
+    shutil.copy(f"report/results/{run_id}.json", tmp_path)
+    before = read_result(tmp_path / f"{run_id}.json")
+    Path(tmp_path, run_id).mkdir()
+    model = build_fishnet(SMALL, image_size=64, num_classes=200)
+    model.save(tmp_path / run_id / "model.keras")
+    predictions = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
+    norms = keep_gradient_norms(run_id, predictions, results_dir=tmp_path, runs_dir=tmp_path)
+    assert norms == pytest.approx(gradient_norms(model, *kept_images(predictions)), rel=1e-3)
+    after = read_result(tmp_path / f"{run_id}.json")
+    assert after == {**before, "gradient_norms": norms}
+
+
+def test_kept_images_are_the_drawn_ones_with_their_labels():
+    predictions = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
+    images, labels = kept_images(predictions)
+    assert images.shape == (48, 64, 64, 3)
+    np.testing.assert_array_equal(labels, predictions["labels"][predictions["sample"][:48]])

@@ -1,7 +1,9 @@
-"""What a trained network sees in any image file, or in a folder of them."""
+"""Classifies image files: one, a folder, or a labeled folder whose accuracy is measured."""
 
-import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,16 +12,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.training.predictions import load_predictions
 
+SUFFIXES = {".jpeg", ".jpg", ".png"}  # of the images of a labeled folder
+MAX_PIXELS = 200_000_000  # what the largest phone cameras take; a bomb may claim any number
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit, which is below them
 
-class ImageError(Exception):
+
+class ImageError(ValueError):
     """A file that cannot be classified; the message names it and says why."""
 
 
-def load_classifier(run_id, *, results_dir="report/results", weights_dir="report/weights"):
-    """A kept network with the words of its classes.
+def load_classifier(
+    run_id: str,
+    *,
+    results_dir: str | Path = "report/results",
+    weights_dir: str | Path = "report/weights",
+) -> tuple[keras.Model, list[str]]:
+    """Loads a kept classifier with the words of its classes.
 
     Args:
-        run_id: name of a run whose weights were kept.
+        run_id: name of a classification run whose weights were kept.
         results_dir: folder with `<run_id>.npz`.
         weights_dir: folder with `<run_id>.keras`.
 
@@ -28,60 +39,115 @@ def load_classifier(run_id, *, results_dir="report/results", weights_dir="report
         each class.
 
     Raises:
-        ValueError: there are no such weights; lists the runs that have some.
+        ValueError: there is no such classifier; lists those that there are.
     """
-    path = Path(weights_dir) / f"{run_id}.keras"
-    if not path.exists():
-        kept = ", ".join(sorted(p.stem for p in Path(weights_dir).glob("*.keras"))) or "none"
-        raise ValueError(f"run_id must be a run with kept weights: {kept}. Received: {run_id!r}")
-    words = load_predictions(Path(results_dir) / f"{run_id}.npz")["words"]
-    return keras.models.load_model(path), list(words)
+    weights = {path.stem: path for path in Path(weights_dir).glob("*.keras")}
+    predictions = {path.stem: path for path in Path(results_dir).glob("*.npz")}
+    valid = sorted(weights.keys() & predictions.keys())  # other tasks keep no predictions
+    if run_id not in valid:
+        raise ValueError(
+            "run_id must be a classification run with kept weights: "
+            f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
+        )
+    words = load_predictions(predictions[run_id])["words"]
+    return keras.models.load_model(weights[run_id]), list(words)
 
 
-def read_image(path, size=64):
-    """Reads any image that Pillow knows: its central square, scaled.
+def read_image(path: str | Path, *, draft: int | None = None) -> Image.Image:
+    """Reads any image that Pillow knows, upright and in 8 bits per channel.
 
-    Of an animation the first frame is taken; what is transparent becomes white.
+    Of an animation the first frame is taken; transparent parts become white. Integers of 16 bits
+    are scaled to 8; floats are taken to be in [0, 1] or [0, 255] if all of them are, and stretched
+    from their smallest to their largest otherwise, as are integers of 32 bits.
 
     Args:
         path: the file.
-        size: height and width of the result, in pixels.
+        draft: a JPEG may be decoded at a lower resolution, if both sides keep this many pixels.
 
     Returns:
-        uint8 (size, size, 3).
+        A PIL image of mode RGB.
 
     Raises:
-        ImageError: no such file, not an image, cut off, or too large.
+        ImageError: no such file, not an image, damaged, or of more than `MAX_PIXELS` pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.draft("RGB", (2 * size, 2 * size))  # of a JPEG, no more than is needed
-                image = ImageOps.exif_transpose(image).convert("RGBA")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} is too large: {error} Scale it down first.") from error
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if draft is not None:
+                image.draft("RGB", (draft, draft))
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path} is too large: more than {MAX_PIXELS:,} pixels. Scale it down first."
+        ) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image that Pillow can read.") from error
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error}") from error
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("RGB")
+    except Exception as error:  # on damaged files Pillow's readers raise almost any kind
+        raise ImageError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Scales gray values of 16 or 32 bits; see `read_image`."""
+    finite = pixels[np.isfinite(pixels)].astype(float)
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(pixels.astype(float), nan=low, posinf=high, neginf=low)
+    tops = (65535.0,) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
+    fitting = [top for top in tops if low >= 0 and high <= top]
+    if not fitting:
+        values, fitting = values - low, [high - low or 1.0]
+    return np.round(values * (255 / fitting[0])).astype(np.uint8)
+
+
+def central_square(image: Image.Image, size: int) -> np.ndarray:
+    """The largest central square of an image, scaled by averaging to (size, size, 3) uint8."""
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX))
 
 
-def classify(model, words, path, *, top=5):
-    """The most probable classes of an image, or of each file in a folder.
+def resized_center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
+    """Preprocesses an image as ImageNet networks are evaluated.
+
+    Args:
+        image: of mode RGB.
+        resize: its shorter side after scaling, in pixels; bilinear, as torchvision's `Resize`.
+        size: height and width of the crop at its center, in pixels.
+
+    Returns:
+        uint8 (size, size, 3); mean and standard deviation are left to the network.
+    """
+    scale = resize / min(image.size)
+    width, height = (
+        resize if side == min(image.size) else int(side * scale) for side in image.size
+    )
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in (width, height))
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def classify(
+    model: keras.Model, words: Sequence[str], path: str | Path, *, top: int = 5
+) -> pd.DataFrame:
+    """Predicts the most probable classes of an image, or of each file in a folder.
 
     Args:
         model: as `load_classifier` returns it.
         words: likewise.
-        path: an image file, or a folder (without those below it).
+        path: an image file, or a folder (without its subfolders).
         top: how many classes.
 
     Returns:
-        `pandas.DataFrame`, a row for each file and rank: file, rank, words, probability. A file of
-        a folder that cannot be classified has one row of rank 0, its words are the reason.
+        `pandas.DataFrame`, a row for each file and rank: file, rank, words, probability. Files of
+        a folder that cannot be classified come last, each in one row of rank 0 whose words are the
+        reason.
 
     Raises:
         ImageError: the file cannot be classified, or the folder is empty.
@@ -90,19 +156,74 @@ def classify(model, words, path, *, top=5):
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     if not files:
         raise ImageError(f"{path} holds no files.")
-    images, rows = {}, []
+    size = model.input_shape[1]
+    images, failed = {}, []
     for file in files:
         try:
-            images[file] = read_image(file, size=model.input_shape[1])
+            images[file.name] = central_square(read_image(file, draft=2 * size), size)
         except ImageError as error:
             if file == path:
                 raise
-            rows.append((file.name, 0, str(error), np.nan))
+            failed.append((file.name, 0, str(error), np.nan))
+    rows: list[tuple[str, int, str, float]] = []
     if images:
         logits = model.predict(np.stack(list(images.values())), verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        for file, row in zip(images, probabilities, strict=True):
+        for name, row in zip(images, probabilities, strict=True):
             best = np.argsort(-row, kind="stable")[:top]
-            rows += [(file.name, r, words[i], float(row[i])) for r, i in enumerate(best, start=1)]
-    table = pd.DataFrame(rows, columns=["file", "rank", "words", "probability"])
-    return table.sort_values(["file", "rank"], ignore_index=True)
+            rows += [(name, rank, words[i], float(row[i])) for rank, i in enumerate(best, start=1)]
+    return pd.DataFrame(rows + failed, columns=["file", "rank", "words", "probability"])
+
+
+def evaluate_folder(
+    model: keras.Model,
+    folder: str | Path,
+    *,
+    pattern: str = "**/*",
+    batch_size: int = 32,
+    resize: int = 256,
+) -> dict[str, Any]:
+    """Accuracy over a folder with one subfolder per class, as ImageNet's val is usually laid out.
+
+    Args:
+        model: from (n, size, size, 3) of 0..255 to logits (n, classes).
+        folder: its subfolders, sorted by name, are the classes.
+        pattern: of the images within a subfolder; other files are ignored.
+        batch_size: images per batch.
+        resize: see `resized_center_crop`; the crop is as large as the model's input.
+
+    Returns:
+        Dict: top1 and top5, fractions, and images, their number.
+
+    Raises:
+        ValueError: the subfolders are not as many as the model's classes, or hold no images.
+        ImageError: an image cannot be read.
+    """
+    folders = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    classes, size = model.output_shape[-1], model.input_shape[1]
+    if len(folders) != classes:
+        raise ValueError(
+            f"{folder} must have one subfolder for each of the model's {classes} classes. "
+            f"Received: {len(folders)}"
+        )
+    found = [sorted(p for p in f.glob(pattern) if p.suffix.lower() in SUFFIXES) for f in folders]
+    empty = [f.name for f, files in zip(folders, found, strict=True) if not files]
+    if empty:
+        raise ValueError(f"{folder} has no images in {', '.join(empty[:5])}.")
+    labels = np.repeat(np.arange(classes), [len(files) for files in found])
+    files = [path for files in found for path in files]
+    logits = []
+
+    def preprocess(path: Path) -> np.ndarray:
+        return resized_center_crop(read_image(path), resize, size)
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), batch_size):
+            images = np.stack([*pool.map(preprocess, files[start : start + batch_size])])
+            logits.append(model.predict_on_batch(images))
+    best = np.argsort(-np.concatenate(logits), axis=1, kind="stable")[:, :5] == labels[:, None]
+    return {
+        "top1": float(best[:, 0].mean()),
+        "top5": float(best.any(axis=1).mean()),
+        "images": len(files),
+    }

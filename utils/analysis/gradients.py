@@ -1,10 +1,17 @@
-"""What gradients show of a network: which pixels speak for a class, and how far training reaches.
+"""What gradients show of a network: the evidence for a class, and how far training reaches.
 
-TensorFlow only: both need gradients by tensors within a model.
+python -m utils.analysis.gradients gradients-residual-seed0
+
+adds `gradient_norms` to the result of that run, whose `command` trained it. TensorFlow only: both
+need gradients with respect to tensors within a model.
 """
 
+import argparse
 import collections
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,13 +19,14 @@ import tensorflow as tf
 from PIL import Image
 
 from utils.models.fishnet import STAGES
-from utils.training import results
+from utils.training.predictions import SAMPLES, load_predictions
+from utils.training.results import read_result, result_path, write_result
 
-PARTS = (*STAGES, "score", "logits")
+GROUPS = (*STAGES, "score", "logits")  # of a FishNet's layers, shallow to deep
 
 
-def kept_images(predictions):
-    """The images that a run's predictions keep, drawn at random, with their labels.
+def kept_images(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The random images that are kept with a run's predictions, and their labels.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
@@ -26,19 +34,21 @@ def kept_images(predictions):
     Returns:
         uint8 (samples, height, width, 3) and int (samples,); the same for all runs.
     """
-    jpegs = predictions["jpeg"][: predictions.SAMPLES]
+    jpegs = predictions["jpeg"][:SAMPLES]
     images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
-    labels = predictions["labels"][predictions["sample"][: predictions.SAMPLES]]
+    labels = predictions["labels"][predictions["sample"][:SAMPLES]]
     return np.stack([np.asarray(image) for image in images]), labels.astype(int)
 
 
-def grad_cam(model, images, classes, layers):
-    """Where in an image a layer finds what speaks for a class.
+def grad_cam(
+    model: keras.Model, images: np.ndarray, classes: Sequence[int], layers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Where in an image a layer finds evidence for a class.
 
     Args:
         model: a functional `keras.Model` from images to logits.
         images: (n, height, width, 3) in 0..255.
-        classes: (n,) int, the class that is asked about.
+        classes: (n,) int, the class to find evidence for.
         layers: names of layers whose output is (n, rows, columns, channels).
 
     Returns:
@@ -48,21 +58,22 @@ def grad_cam(model, images, classes, layers):
         Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2.
     """
     outputs = [model.get_layer(name).output for name in layers]
-    seen = keras.Model(model.inputs, [*outputs, model.output])
+    with_features = keras.Model(model.inputs, [*outputs, model.output])
     with tf.GradientTape() as tape:
-        *features, logits = seen(tf.constant(images, tf.float32), training=False)
-        asked = tf.reduce_sum(tf.gather(logits, classes, axis=1, batch_dims=1))
+        *features, logits = with_features(tf.constant(images, tf.float32), training=False)
+        scores = tf.reduce_sum(tf.gather(logits, classes, axis=1, batch_dims=1))
     maps = {}
-    for name, feature, slope in zip(layers, features, tape.gradient(asked, features), strict=True):
-        weights = tf.reduce_mean(slope, axis=(1, 2), keepdims=True)
+    gradients = tape.gradient(scores, features)
+    for name, feature, gradient in zip(layers, features, gradients, strict=True):
+        weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         cam = tf.nn.relu(tf.reduce_sum(weights * feature, axis=-1))
         largest = tf.reduce_max(cam, axis=(1, 2), keepdims=True)
         maps[name] = tf.math.divide_no_nan(cam, largest).numpy()
     return maps
 
 
-def gradient_norms(model, images, labels):
-    """How strongly the loss pulls at each part of a network.
+def gradient_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The gradient of the loss at each part of a network, relative to its weights.
 
     Args:
         model: a functional `keras.Model` from images to logits.
@@ -78,32 +89,50 @@ def gradient_norms(model, images, labels):
         logits = model(tf.constant(images, tf.float32), training=True)
         loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         loss = tf.reduce_mean(loss)
-    squares = collections.defaultdict(lambda: [0.0, 0.0])
-    slopes = tape.gradient(loss, [kernel.value for kernel in kernels])
-    for kernel, slope in zip(kernels, slopes, strict=True):
+    squares: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    gradients = tape.gradient(loss, [kernel.value for kernel in kernels])
+    for kernel, gradient in zip(kernels, gradients, strict=True):
         part = squares[_part(kernel.path)]
-        part[0] += float(tf.reduce_sum(slope**2))
+        part[0] += float(tf.reduce_sum(gradient**2))
         part[1] += float(tf.reduce_sum(kernel.value**2))
-    return {name: (slope / weight) ** 0.5 for name, (slope, weight) in squares.items()}
+    return {name: (gradient / weight) ** 0.5 for name, (gradient, weight) in squares.items()}
 
 
-def keep_gradient_norms(config, predictions):
-    """Adds `gradient_norms` to the result of a run whose weights are too large to be committed.
+def _part(path: str) -> str:
+    layer = path.split("/")[-2]
+    return next((group for group in GROUPS if layer.startswith(group)), layer.split("_")[0])
+
+
+def keep_gradient_norms(
+    run_id: str,
+    predictions: Mapping[str, Any],
+    *,
+    results_dir: str | Path = "report/results",
+    runs_dir: str | Path = "runs",
+) -> dict[str, float]:
+    """Adds `gradient_norms` to a run's result, as its weights are too large to be committed.
 
     Args:
-        config: the `RunConfig` of the run, whose `model.keras` must be in its run_dir.
-        predictions: of any run, as `utils.training.predictions.load_predictions` returns them.
+        run_id: name of the run.
+        predictions: of any run, as `utils.training.predictions.load_predictions` returns them; the
+            norms are of the images that they keep.
+        results_dir: folder with `<run_id>.json`.
+        runs_dir: folder with `<run_id>/model.keras`.
 
     Returns:
-        The result.
+        The norms; see `gradient_norms`.
     """
-    result = results.read_result(config.result_file)
-    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    path = result_path(results_dir, run_id)
+    result = read_result(path)
+    model = keras.models.load_model(Path(runs_dir, run_id, "model.keras"))
     result["gradient_norms"] = gradient_norms(model, *kept_images(predictions))
-    results.write_result(config.result_file, result)
-    return result
+    write_result(path, result)
+    return result["gradient_norms"]
 
 
-def _part(path):
-    layer = path.split("/")[-2]
-    return next((stage for stage in PARTS if layer.startswith(stage)), layer.split("_")[0])
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Adds the norms of gradients to a run's result.")
+    parser.add_argument("run_id", nargs="+", help="a run whose model is in runs/<run_id>")
+    kept = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
+    for run_id in parser.parse_args().run_id:
+        print(run_id, keep_gradient_norms(run_id, kept))
