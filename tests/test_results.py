@@ -164,7 +164,9 @@ def test_committed_weights_are_of_committed_results(path):
     images = np.stack([decode_jpeg(jpeg, **options) for jpeg in kept["jpeg"]])
     probabilities = keras.ops.softmax(model.predict(images, verbose=0)).numpy()
     chosen = np.take_along_axis(probabilities, kept["classes"][kept["sample"]].astype(int), axis=1)
-    np.testing.assert_allclose(chosen, kept["probabilities"][kept["sample"]], atol=2e-3)
+    np.testing.assert_allclose(
+        chosen, kept["probabilities"][kept["sample"]], atol=1e-2
+    )  # kernels in float16
 
 
 def test_readme_and_model_card_are_in_step_with_the_results():
