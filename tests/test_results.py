@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from tensorflow.io import decode_jpeg
 
-from utils.analysis import tables
-from utils.analysis import tables as made
+from utils.analysis import published, tables
 from utils.analysis.predictions import (
     calibration,
     confused_pairs,
@@ -68,7 +67,7 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     row = table.iloc[0]
     assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
     assert row[["val top-1, mirrored too", "val top-1, averaged weights"]].isna().all()
-    assert (row["report: val top-1"], row["report: parameters"]) == (0.053, 667_584)
+    assert (row["course report: val top-1"], row["course report: parameters"]) == (0.053, 667_584)
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
@@ -168,14 +167,41 @@ def test_committed_weights_are_of_committed_results(path):
     )  # kernels in float16
 
 
+def test_markdown_of_a_network_that_the_course_report_lacks():
+    lines = tables.markdown_results([make_result(preset="residual"), make_result()]).splitlines()
+    assert lines == [
+        "| run | parameters | epochs | s / epoch | device | train top-1 | val top-1 | val top-5 "
+        "| course report: train | course report: val |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| a | 654,200 | 2 | 0 | a CPU | 50.0% | **50.0%** | 75.0% | – | – |",
+        "| a | 654,200 | 2 | 0 | a CPU | 50.0% | **50.0%** | 75.0% | 23.6% | 5.3% |",
+    ]
+
+
+def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
+    course = tables.COURSE_REPORT.assign(val_top1=[0.1, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(tables, "COURSE_REPORT", course)
+    assert tables.markdown_times([make_result()]).splitlines() == [
+        "| run | passes its best FishNet, 30.0% | passes its ResNet, 90.0% |",
+        "|---|---|---|",
+        "| a | epoch 2, 0 min | – |",
+    ]
+
+
+def test_published_numbers_name_their_sources():
+    for table in (published.LITERATURE, published.IMAGENET):
+        assert table["source"].str.contains(r"\.(?:com|io)/").all()
+        assert table["top1"].between(0.5, 0.8).all()
+
+
 def test_readme_and_model_card_are_in_step_with_the_results():
     readme = Path("README.md").read_text()
     runs = results.load_results("report/results")
-    filled = made.fill_in(readme, "results", made.markdown_results(runs))
-    filled = made.fill_in(filled, "times", made.markdown_times(runs))
-    assert made.fill_in(filled, "commands", made.markdown_commands(runs)) == readme
+    filled = tables.fill_in(readme, "results", tables.markdown_results(runs))
+    filled = tables.fill_in(filled, "times", tables.markdown_times(runs))
+    assert tables.fill_in(filled, "commands", tables.markdown_commands(runs)) == readme
     card = Path("report/weights/README.md").read_text()
-    metrics = made.markdown_metrics(runs, "report/results")
-    assert made.fill_in(card, "metrics", metrics) == card
+    metrics = tables.markdown_metrics(runs, "report/results")
+    assert tables.fill_in(card, "metrics", metrics) == card
     with pytest.raises(ValueError, match="marks of section 'nothing' are missing"):
-        made.fill_in(readme, "nothing", "")
+        tables.fill_in(readme, "nothing", "")

@@ -1,4 +1,7 @@
-"""Numbers that the analysis takes from a run's kept predictions."""
+"""What the analysis computes from a run's kept predictions."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -6,12 +9,12 @@ import pandas as pd
 from utils.training.predictions import _confusions
 
 
-def short_name(words):
-    """First of the comma-separated names of a class."""
+def short_name(words: str) -> str:
+    """The first of the comma-separated names of a class."""
     return words.split(",")[0]
 
 
-def per_class_accuracy(predictions):
+def per_class_accuracy(predictions: Mapping[str, Any]) -> pd.Series:
     """Top-1 by class.
 
     Args:
@@ -27,16 +30,16 @@ def per_class_accuracy(predictions):
     return accuracy.sort_values(kind="stable")
 
 
-def confused_pairs(predictions, count=15):
-    """Pairs of classes that are most often taken for one another.
+def confused_pairs(predictions: Mapping[str, Any], count: int = 15) -> pd.DataFrame:
+    """Pairs of classes that are most often confused with each other.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
         count: how many pairs.
 
     Returns:
-        `pandas.DataFrame`, most confused first: `class a`, `class b`, how many images of a were
-        called b, of b called a, and their sum.
+        `pandas.DataFrame`, most confused first: `class a`, `class b`, the numbers of images of a
+        predicted as b and of b predicted as a, and their total.
     """
     names = np.array([short_name(w) for w in predictions["words"]])
     matrix, first, second = _confusions(predictions)
@@ -44,25 +47,25 @@ def confused_pairs(predictions, count=15):
         {
             "class a": names[first],
             "class b": names[second],
-            "a called b": matrix[first, second],
-            "b called a": matrix[second, first],
+            "a predicted as b": matrix[first, second],
+            "b predicted as a": matrix[second, first],
         }
     )
-    table["together"] = table["a called b"] + table["b called a"]
+    table["total"] = table["a predicted as b"] + table["b predicted as a"]
     return table.head(count)
 
 
-def calibration(predictions, bins=15):
-    """Whether a network is right as often as it says.
+def calibration(predictions: Mapping[str, Any], bins: int = 15) -> pd.DataFrame:
+    """Whether a network is right as often as its probabilities say.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
-        bins: bins of equal width for the probability of the first guess.
+        bins: number of bins of equal width for the probability of the predicted class.
 
     Returns:
         `pandas.DataFrame`, a row for each bin with images in it: `confidence`, the mean probability
-        of the first guess; `accuracy`, the share that was right; `images`. The expected calibration
-        error is the mean of |accuracy - confidence| weighted by images.
+        of the predicted class; `accuracy`, the fraction that was right; `images`. The expected
+        calibration error is the mean of |accuracy - confidence| weighted by images.
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
@@ -75,13 +78,13 @@ def calibration(predictions, bins=15):
     return grouped.mean().assign(images=grouped.size()).reset_index(drop=True)
 
 
-def expected_calibration_error(table):
-    """Mean of |accuracy - confidence| over all images, of what `calibration` returns."""
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Mean of |accuracy - confidence| over all images, from what `calibration` returns."""
     return float(np.average(abs(table["accuracy"] - table["confidence"]), weights=table["images"]))
 
 
-def first_epoch_above(history, level):
-    """When val top-1 is first above a level.
+def first_epoch_above(history: Mapping[str, Any], level: float) -> str:
+    """When the top-1 on val first exceeds a level.
 
     Args:
         history: of a result.

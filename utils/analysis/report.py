@@ -2,20 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typst
 
-from utils.analysis.published import REPORT
+from utils.analysis.published import COURSE_REPORT
 from utils.experiments.ablations import ablation_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.processes import complete_result
 from utils.experiments.search import points, study_table
 from utils.training.results import load_results
 
-STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # what the report cites
+STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
 
 
-def build(root=".", **options):
+def build(root: str | Path = ".", **options: Any) -> Any:
     """Typesets `report/report.typ`.
 
     Args:
@@ -45,7 +46,7 @@ def build(root=".", **options):
             "factors": json.dumps(factors),
             "studies": json.dumps(studies),
             "compared": json.dumps(compared),
-            "earlier": REPORT.to_json(orient="index"),
+            "earlier": COURSE_REPORT.to_json(orient="index"),
         },
         ignore_system_fonts=True,
         timestamp=0,  # with the same fonts and time the same sources give the same bytes
@@ -53,17 +54,18 @@ def build(root=".", **options):
     )
 
 
-def _study(name, results_dir):
+def _study(name: str, results_dir: Path) -> list[dict[str, Any]]:
     rows = study_table(name, results_dir=str(results_dir))
     if len(rows) < len(points(name)):
         raise ValueError(f"Study {name} is not complete; run notebooks/06_search.ipynb first.")
     return rows.to_dict("records")
 
 
-def _compared(task, results_dir):
+def _compared(task: str, results_dir: Path) -> list[dict[str, Any]]:
     runs = comparison_runs(task, results_dir=str(results_dir))
-    found = {key: complete_result(config) for key, config in runs.items()}
-    if None in found.values():
+    results = {key: complete_result(config) for key, config in runs.items()}
+    found = {key: result for key, result in results.items() if result is not None}
+    if len(found) < len(runs):
         raise ValueError(
             f"Comparison {task} is not complete; run notebooks/07_region_and_pixel.ipynb first."
         )

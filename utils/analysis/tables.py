@@ -1,126 +1,36 @@
-"""The tables of the README and of the model card, and how they get there."""
+"""The tables of the README and of the model card, and how they are inserted there."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
-from utils.analysis.published import REPORT
+from utils.analysis.published import COURSE_REPORT
 from utils.training.predictions import load_predictions
 
-
-def markdown_results(results):
-    """The results as a Markdown table, for the README.
-
-    Args:
-        results: as `utils.training.results.load_results` returns them.
-
-    Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| run | parameters | epochs | s / epoch | device | train top-1 | val top-1 | val top-5 "
-        "| report: train | report: val |",
-        "|---" * 10 + "|",
-    ]
-    for row in results_table(results).to_dict("records"):
-        lines.append(
-            f"| {row['run']} | {row['parameters']:,} | {row['epochs']} | {row['s / epoch']:.0f} "
-            f"| {row['device']} | {row['train top-1']:.1%} | **{row['val top-1']:.1%}** "
-            f"| {row['val top-5']:.1%} | {row['report: train top-1']:.1%} "
-            f"| {row['report: val top-1']:.1%} |"
-        )
-    return "\n".join(lines)
+Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
 
-def markdown_times(results):
-    """When each run passes the report's best networks, as a Markdown table.
+def results_table(results: Results) -> pd.DataFrame:
+    """The results of all runs, beside those of the course report.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| run | passes its best FishNet, 18.8% | passes its ResNet, 20.2% |",
-        "|---" * 3 + "|",
-    ]
-    levels = REPORT.loc[["complex", "resnet_report"], "val_top1"]
-    for result in results:
-        passed = (first_epoch_above(result["history"], level) for level in levels)
-        lines.append(f"| {result['run_id']} | " + " | ".join(passed) + " |")
-    return "\n".join(lines)
-
-
-def markdown_metrics(results, results_dir, weights_dir="report/weights"):
-    """What the model card says of each kept network, as a Markdown table.
-
-    Args:
-        results: as `utils.training.results.load_results` returns them.
-        results_dir: folder of their predictions.
-        weights_dir: folder of the kept weights.
-
-    Returns:
-        The lines of the table.
-    """
-    lines = [
-        "| weights | parameters | top-1 | top-5 | cross-entropy | calibration error |",
-        "|---" * 6 + "|",
-    ]
-    for result in results:
-        run_id, metrics = result["run_id"], result["metrics"]
-        if (Path(weights_dir) / f"{run_id}.keras").exists():
-            predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
-            error = expected_calibration_error(calibration(predictions))
-            lines.append(
-                f"| `{run_id}.keras` | {result['model']['parameters']:,} | {metrics['top1']:.1%} "
-                f"| {metrics['top5']:.1%} | {metrics['loss']:.3f} | {error:.1%} |"
-            )
-    return "\n".join(lines)
-
-
-def markdown_commands(results):
-    """The command of each run as a Markdown code block."""
-    return "\n".join(["```", *(result["command"] for result in results), "```"])
-
-
-def fill_in(text, section, content):
-    """Puts content between the marks `<!-- section: … -->` and `<!-- end of section -->`.
-
-    Args:
-        text: a Markdown text.
-        section: name in the marks.
-        content: what shall stand between them.
-
-    Returns:
-        The new text.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    marks = re.compile(rf"(<!-- {section}:[^>]*-->\n).*?(<!-- end of {section} -->)", re.DOTALL)
-    if not marks.search(text):
-        raise ValueError(f"The marks of section {section!r} are missing.")
-    return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
-
-
-def results_table(results):
-    """The results table, our runs beside the report's rows.
-
-    Args:
-        results: as `load_results` returns them.
-
-    Returns:
-        `pandas.DataFrame`, a row a run: parameters, MACs, epochs, seconds an epoch, device,
-        training and val accuracies as fractions, val top-1 with mirror images and of averaged
-        weights in columns of their own, and the report's numbers of the same network.
+        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch, device,
+        training and val accuracies as fractions, val top-1 averaged with mirror images and of
+        averaged weights in columns of their own, and the course report's numbers for the same
+        network.
     """
     rows = []
     for result in results:
-        history, report = result["history"], REPORT.reindex([result["preset"]]).iloc[0]
+        history = result["history"]
+        course = COURSE_REPORT.reindex([result["preset"]]).iloc[0]
         rows.append(
             {
                 "run": result["run_id"],
@@ -136,10 +46,124 @@ def results_table(results):
                 "val top-5": result["metrics"]["top5"],
                 "val top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
                 "val top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
-                "report: parameters": report["parameters"],
-                "report: s / epoch": report["seconds_per_epoch"],
-                "report: train top-1": report["train_top1"],
-                "report: val top-1": report["val_top1"],
+                "course report: parameters": course["parameters"],
+                "course report: s / epoch": course["seconds_per_epoch"],
+                "course report: train top-1": course["train_top1"],
+                "course report: val top-1": course["val_top1"],
             }
         )
     return pd.DataFrame(rows)
+
+
+def markdown_results(results: Results) -> str:
+    """The results as a Markdown table, for the README.
+
+    Args:
+        results: as `utils.training.results.load_results` returns them.
+
+    Returns:
+        The lines of the table.
+    """
+    header = (
+        *("run", "parameters", "epochs", "s / epoch", "device", "train top-1", "val top-1"),
+        *("val top-5", "course report: train", "course report: val"),
+    )
+    return _markdown(
+        header,
+        (
+            (
+                *(row["run"], f"{row['parameters']:,}", row["epochs"], f"{row['s / epoch']:.0f}"),
+                *(row["device"], _percent(row["train top-1"]), f"**{_percent(row['val top-1'])}**"),
+                *(_percent(row["val top-5"]), _percent(row["course report: train top-1"])),
+                _percent(row["course report: val top-1"]),
+            )
+            for row in results_table(results).to_dict("records")
+        ),
+    )
+
+
+def markdown_times(results: Results) -> str:
+    """When each run passes the course report's best networks, as a Markdown table.
+
+    Args:
+        results: as `utils.training.results.load_results` returns them.
+
+    Returns:
+        The lines of the table.
+    """
+    fishnet, resnet = COURSE_REPORT.loc[["complex", "resnet_report"], "val_top1"]
+    return _markdown(
+        ("run", f"passes its best FishNet, {fishnet:.1%}", f"passes its ResNet, {resnet:.1%}"),
+        (
+            (
+                result["run_id"],
+                *(first_epoch_above(result["history"], level) for level in (fishnet, resnet)),
+            )
+            for result in results
+        ),
+    )
+
+
+def markdown_metrics(
+    results: Results, results_dir: str | Path, weights_dir: str | Path = "report/weights"
+) -> str:
+    """The metrics of each kept network as a Markdown table, for the model card.
+
+    Args:
+        results: as `utils.training.results.load_results` returns them.
+        results_dir: folder of their predictions.
+        weights_dir: folder of the kept weights.
+
+    Returns:
+        The lines of the table.
+    """
+    rows = []
+    for result in results:
+        run_id, metrics = result["run_id"], result["metrics"]
+        if (Path(weights_dir) / f"{run_id}.keras").exists():
+            predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
+            error = expected_calibration_error(calibration(predictions))
+            rows.append(
+                (
+                    *(f"`{run_id}.keras`", f"{result['model']['parameters']:,}"),
+                    *(_percent(metrics["top1"]), _percent(metrics["top5"])),
+                    *(f"{metrics['loss']:.3f}", _percent(error)),
+                )
+            )
+    header = ("weights", "parameters", "top-1", "top-5", "cross-entropy", "calibration error")
+    return _markdown(header, rows)
+
+
+def markdown_commands(results: Results) -> str:
+    """The command of each run as a Markdown code block."""
+    return "\n".join(["```", *(result["command"] for result in results), "```"])
+
+
+def _percent(fraction: float) -> str:
+    return "–" if pd.isna(fraction) else f"{fraction:.1%}"
+
+
+def _markdown(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; `DataFrame.to_markdown` would need one more package, and pads its cells."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(tuple(header)) + "|", *lines[1:]])
+
+
+def fill_in(text: str, section: str, content: str) -> str:
+    """Puts content between the marks `<!-- section: … -->` and `<!-- end of section -->`.
+
+    Args:
+        text: a Markdown text.
+        section: name in the marks.
+        content: the lines to put between them.
+
+    Returns:
+        The new text.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    marks = re.compile(rf"(<!-- {section}:[^>]*-->\n).*?(<!-- end of {section} -->)", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"The marks of section {section!r} are missing.")
+    return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)

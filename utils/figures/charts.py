@@ -25,7 +25,7 @@ def plot_size(table, report, literature):
     Args:
         table: as `utils.analysis.tables.results_table` returns it; of several runs of a preset
             and a recipe, the longest is shown.
-        report: `utils.analysis.published.REPORT`; its MACs are not known.
+        report: `utils.analysis.published.COURSE_REPORT`; its MACs are not known.
         literature: `utils.analysis.published.LITERATURE`.
 
     Returns:
@@ -175,9 +175,13 @@ def plot_confused(pairs):
     pairs = pairs[::-1]
     names = pairs["class a"] + " (a) – " + pairs["class b"] + " (b)"
     first, second = sns.color_palette(PALETTE)[:2]
-    axes.barh(names, pairs["a called b"], color=first, label="a called b")
+    axes.barh(names, pairs["a predicted as b"], color=first, label="a predicted as b")
     axes.barh(
-        names, pairs["b called a"], left=pairs["a called b"], color=second, label="b called a"
+        names,
+        pairs["b predicted as a"],
+        left=pairs["a predicted as b"],
+        color=second,
+        label="b predicted as a",
     )
     axes.set(xlabel="images", title="Most confused pairs")
     axes.xaxis.get_major_locator().set_params(integer=True)
