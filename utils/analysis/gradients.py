@@ -1,12 +1,10 @@
 """What gradients show of a network: the evidence for a class, and how far training reaches.
 
-python -m utils.analysis.gradients gradients-residual-seed0
-
-adds `gradient_norms` to the result of that run, whose `command` trained it. TensorFlow only: both
-need gradients with respect to tensors within a model.
+`python -m utils.analysis.gradients` trains the networks that are set beside FishNet, unless their
+results are there, and adds `gradient_norms` to them. TensorFlow only: both need gradients with
+respect to tensors within a model.
 """
 
-import argparse
 import collections
 import io
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from utils.experiments.catalog import gradient_runs
+from utils.experiments.processes import run_missing
 from utils.models.fishnet import STAGES
 from utils.training.predictions import SAMPLES, load_predictions
 from utils.training.results import read_result, result_path, write_result
@@ -125,14 +125,14 @@ def keep_gradient_norms(
     path = result_path(results_dir, run_id)
     result = read_result(path)
     model = keras.models.load_model(Path(runs_dir, run_id, "model.keras"))
+    result["command"] = "python -m utils.analysis.gradients"
     result["gradient_norms"] = gradient_norms(model, *kept_images(predictions))
     write_result(path, result)
     return result["gradient_norms"]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Adds the norms of gradients to a run's result.")
-    parser.add_argument("run_id", nargs="+", help="a run whose model is in runs/<run_id>")
     kept = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
-    for run_id in parser.parse_args().run_id:
-        print(run_id, keep_gradient_norms(run_id, kept))
+    for found in run_missing(gradient_runs()):
+        if "gradient_norms" not in found:
+            print(found["run_id"], keep_gradient_norms(found["run_id"], kept))

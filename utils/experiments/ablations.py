@@ -1,6 +1,5 @@
 """Why the course report's networks failed: one factor at a time, and what each of them costs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from utils.data import pipeline
-from utils.data.manifest import load_manifest
+from utils.data.manifest import ORDERS, load_manifest
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.models.fast_layers import replace_layers
 from utils.training import results
@@ -50,7 +49,7 @@ def ablation_runs() -> list[RunConfig]:
     Returns:
         List of `RunConfig`.
     """
-    default = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
+    default: list[tuple[str, int, dict]] = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
     changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
     return [
         RunConfig(
@@ -80,7 +79,7 @@ def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
     names = [run.run_id for run in ablation_runs()]
     seeds = len(DEFAULT_SEEDS)
     changed = [what for what, _ in FACTORS.values()]
-    names += [f"{names[0]}-batch-statistics{order}" for order in ("", "-classes")]
+    names += [batch_statistics_id(names[0], order) for order in ORDERS]
     changed += ["evaluated with batch statistics", "batch statistics, few classes each"]
     found = [results.read_result(results.result_path(results_dir, name)) for name in names]
     for result in found:
@@ -109,6 +108,11 @@ class _BatchStatistics(keras.layers.BatchNormalization):
         return super().call(inputs, training=True, mask=mask)
 
 
+def batch_statistics_id(run_id: str, record_order: str = "shuffled") -> str:
+    """The `run_id` of what `evaluate_with_batch_statistics` writes."""
+    return f"{run_id}-batch-statistics" + ("" if record_order == "shuffled" else f"-{record_order}")
+
+
 def with_batch_statistics(model: keras.Model) -> keras.Model:
     """A copy of a model whose BatchNorm uses the mean and variance of the batch, always.
 
@@ -119,7 +123,7 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
         A `keras.Model` with the same weights, not compiled.
     """
 
-    def kind_of(layer: keras.layers.Layer) -> Callable:
+    def kind_of(layer: keras.layers.Layer) -> type:
         kind = type(layer)
         return _BatchStatistics if kind is keras.layers.BatchNormalization else kind
 
@@ -137,8 +141,16 @@ def evaluate_with_batch_statistics(
 
     Returns:
         A result of its own, written beside the run's: the metrics of this evaluation, no history.
+
+    Raises:
+        FileNotFoundError: the trained network is not there; says how to train it again.
     """
     result = results.read_result(config.result_file)
+    if not Path(config.run_dir, "model.keras").exists():
+        raise FileNotFoundError(
+            f"{config.run_dir}/model.keras is missing. Delete {config.result_file} and run "
+            "`python -m utils.experiments.catalog ablations`, which trains it again."
+        )
     model = with_batch_statistics(keras.models.load_model(f"{config.run_dir}/model.keras"))
     compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
     batches = pipeline.evaluation_batches(
@@ -149,11 +161,9 @@ def evaluate_with_batch_statistics(
         record_order=record_order,
     )
     measured = model.evaluate(batches, return_dict=True, verbose=0)
-    order = "" if record_order == "shuffled" else f"-{record_order}"
     result |= {
-        "run_id": f"{config.run_id}-batch-statistics{order}",
-        "command": f"{result['command']} # then "
-        "utils.experiments.ablations.evaluate_with_batch_statistics",
+        "run_id": batch_statistics_id(config.run_id, record_order),
+        "command": "python -m utils.experiments.catalog ablations",
         "history": {},
         "seconds": {},
         "metrics": {
@@ -163,3 +173,12 @@ def evaluate_with_batch_statistics(
     }
     results.write_result(config.result_file.with_name(f"{result['run_id']}.json"), result)
     return result
+
+
+def evaluate_missing_batch_statistics() -> None:
+    """Evaluates the default run with batch statistics, in both orders, where no result has it."""
+    default, *_ = ablation_runs()
+    for order in ORDERS:
+        name = batch_statistics_id(default.run_id, order)
+        if not default.result_file.with_name(f"{name}.json").exists():
+            evaluate_with_batch_statistics(default, order)

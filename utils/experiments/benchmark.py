@@ -1,26 +1,21 @@
 """Speed and memory of training, each setting measured in a process of its own.
 
-`measure` starts the process; what runs in it are the functions named in `TASKS`.
+`measure` starts the process; `utils.experiments.benchmark_tasks` has what runs in it.
 """
 
-import collections
-import itertools
 import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Iterable
+from typing import Any
 
 
-def measure(task, *, backend="tensorflow", **options):
+def measure(task: str, *, backend: str = "tensorflow", **options: Any) -> dict[str, Any]:
     """Runs a task in a new process.
 
     Args:
-        task: a name in `TASKS`.
+        task: a name in `utils.experiments.benchmark_tasks.TASKS`.
         backend: Keras backend.
         **options: arguments of the task.
 
@@ -29,7 +24,7 @@ def measure(task, *, backend="tensorflow", **options):
         that the process wrote.
     """
     child = subprocess.run(
-        [sys.executable, "-m", "utils.experiments.benchmark", task, json.dumps(options)],
+        [sys.executable, "-m", "utils.experiments.benchmark_tasks", task, json.dumps(options)],
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
@@ -40,268 +35,22 @@ def measure(task, *, backend="tensorflow", **options):
     return {**row, **json.loads(child.stdout.splitlines()[-1])}
 
 
-def best_of(rows, settings, by="images_per_second"):
-    """The best of several rows with the same settings, as other work can only slow a process down.
+def best_of(
+    rows: Iterable[dict[str, Any]], settings: Iterable[str], by: str = "images_per_second"
+) -> list[dict[str, Any]]:
+    """The best of the rows with the same settings: other processes can only slow one down.
 
     Args:
         rows: dicts as `measure` returns them.
-        settings: names of the fields that make rows the same.
-        by: field that is best when it is largest.
+        settings: names of the fields that hold the settings.
+        by: field of which the largest value is best.
 
     Returns:
-        List of rows in the order of their first appearance.
+        The best rows, in the order in which their settings first appear.
     """
-    best = {}
+    best: dict[str, dict[str, Any]] = {}
     for row in rows:
         key = json.dumps([row.get(name) for name in settings])
         if key not in best or row.get(by, 0) > best[key].get(by, 0):
             best[key] = row
     return list(best.values())
-
-
-def speed(
-    preset,
-    *,
-    precision="float32",
-    xla=False,
-    fast_layers=True,
-    batch_size=256,
-    steps=10,
-    image_size=64,
-    num_classes=200,
-):
-    """Images/s of training and inference on a constant uint8 batch.
-
-    Args:
-        preset: name of the network, or the fields of a `FishNetConfig`, in order.
-        precision: Keras dtype policy.
-        xla: whether to compile with XLA; JAX always does.
-        fast_layers: whether to use `utils.models.fast_layers`.
-        batch_size: images a step.
-        steps: steps of a measurement; the fastest of four counts, as for `best_of`.
-        image_size: height and width of an image, in pixels.
-        num_classes: number of classes.
-
-    Returns:
-        Dict: images_per_second and inference_images_per_second, compile_seconds (the first step),
-        gflops (multiply-add as two, three passes) and peak_rss_mb.
-    """
-    from utils import environment
-    from utils.models.build import count_macs
-
-    size = {"image_size": image_size, "num_classes": num_classes}
-    model = _compiled(preset, precision, xla, fast_layers, batch_size, **size)
-    batches = _same_batch(batch_size, **size)
-    start = time.perf_counter()
-    model.fit(batches, steps_per_epoch=1, verbose=0)
-    compile_seconds = time.perf_counter() - start
-    train = _rate(lambda: model.fit(batches, steps_per_epoch=steps, verbose=0), steps, batch_size)
-    inference = _rate(lambda: model.predict(batches, steps=steps, verbose=0), steps, batch_size)
-    return {
-        "images_per_second": train,
-        "inference_images_per_second": inference,
-        "compile_seconds": compile_seconds,
-        "gflops": 6 * count_macs(model) * train / 1e9,
-        "peak_rss_mb": environment.peak_rss_mb(),
-    }
-
-
-def matrix_product(*, size=4096, dtype="float32"):
-    """GFLOP/s of a large matrix product: what the machine can do at best."""
-    import keras
-
-    a = keras.random.normal((size, size), dtype="float32")
-    a = keras.ops.cast(a, dtype)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        float(keras.ops.cast(keras.ops.matmul(a, a)[0, 0], "float32"))  # waits for the result
-        times.append(time.perf_counter() - start)
-    return {"gflops": 2 * size**3 / min(times) / 1e9}
-
-
-def operations(preset, *, fast_layers=True, batch_size=256, steps=5):
-    """What TensorFlow's profiler says of a training step, by kind of operation.
-
-    Returns:
-        Dict: ms_by_operation, milliseconds a step summed over threads, largest first.
-    """
-    import tensorflow as tf
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    model = _compiled(preset, "float32", False, fast_layers, batch_size)
-    batches = _same_batch(batch_size)
-    model.fit(batches, steps_per_epoch=3, verbose=0)
-    with tempfile.TemporaryDirectory() as folder:
-        with tf.profiler.experimental.Profile(folder):
-            model.fit(batches, steps_per_epoch=steps, verbose=0)
-        (space_file,) = Path(folder).rglob("*.xplane.pb")
-        space = xplane_pb2.XSpace.FromString(space_file.read_bytes())
-    spent = collections.Counter()
-    for plane in space.planes:
-        for event in itertools.chain.from_iterable(line.events for line in plane.lines):
-            name = plane.event_metadata[event.metadata_id].name  # "node:operation"
-            node, _, operation = name.partition("#")[0].rpartition(":")
-            operation = operation.strip()
-            if node and ":" not in node and not operation.startswith("__"):  # those wrap others
-                spent[operation] += event.duration_ps / 1e9 / steps
-    return {"ms_by_operation": dict(spent.most_common())}
-
-
-def epochs(preset, *, way, images=6000, count=5, batch_size=256):
-    """Seconds and resident memory of each epoch, fed and run in one of three ways.
-
-    Args:
-        preset: name of the network.
-        way: "report": float32 images in `from_tensor_slices`, step by step in eager mode; "graph":
-            the same in a graph; "ours": uint8 images, normalized in the model.
-        images: how many, drawn at random.
-        count: epochs.
-        batch_size: images a step.
-
-    Returns:
-        Dict: seconds and rss_mb, lists by epoch.
-    """
-    import keras
-    import psutil
-    import tensorflow as tf
-
-    from utils.data.pipeline import without_tuner
-
-    x = np.random.default_rng(0).integers(0, 256, (images, 64, 64, 3), np.uint8)
-    y = np.arange(images, dtype=np.int32) % 200
-    model = _compiled(preset, "float32", False, way == "ours", batch_size)
-    if way != "ours":
-        x = x.astype(np.float32)
-    model.run_eagerly = way == "report"
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(images, seed=0)
-    measured = {"seconds": [], "rss_mb": []}
-
-    class Log(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            measured["seconds"].append(time.perf_counter() - self.start)
-            measured["rss_mb"].append(psutil.Process().memory_info().rss / 2**20)
-
-    batches = without_tuner(batches.batch(batch_size, drop_remainder=True).prefetch(2))
-    model.fit(batches, epochs=count, verbose=0, callbacks=[Log()])
-    return measured
-
-
-def waiting(preset, *, data_dir, batch_size=256, steps=40, recipe="tuned"):
-    """Images/s of the input pipeline alone, and how long training waits for it.
-
-    Args:
-        preset: name of the network.
-        data_dir: folder of TFRecords.
-        batch_size: images a step.
-        steps: steps to measure, after as many that fill caches and buffers.
-        recipe: name of the recipe; its augmentation is part of the pipeline.
-
-    Returns:
-        Dict: pipeline_images_per_second with decoded images in the cache, and waiting_share of a
-        training step, in [0, 1].
-    """
-    from utils.data import pipeline
-    from utils.data.manifest import load_manifest, steps_per_epoch
-    from utils.training.recipes import get_recipe
-
-    manifest = load_manifest(data_dir)
-    batches = iter(
-        pipeline.training_batches(
-            data_dir,
-            manifest,
-            batch_size=batch_size,
-            epochs=1000,
-            augment=get_recipe(recipe).augment,
-        )
-    )
-    for _ in range(steps_per_epoch(manifest, "val", batch_size) + 1):
-        next(batches)  # the first epoch decodes
-    start = time.perf_counter()
-    for _ in range(5 * steps):
-        next(batches)
-    alone = 5 * steps * batch_size / (time.perf_counter() - start)
-
-    model = _compiled(preset, "float32", False, True, batch_size)
-    waited, worked = [], []
-    for _ in range(2 * steps):
-        start = time.perf_counter()
-        images, labels = next(batches)
-        there = time.perf_counter()
-        model.train_on_batch(images, labels)
-        waited.append(there - start)
-        worked.append(time.perf_counter() - there)
-    waited, worked = sum(waited[steps:]), sum(worked[steps:])
-    return {"pipeline_images_per_second": alone, "waiting_share": waited / (waited + worked)}
-
-
-def training(**options):
-    """A whole training run, its files thrown away.
-
-    Args:
-        **options: fields of a `RunConfig`.
-
-    Returns:
-        Dict: history, as in a result.
-    """
-    from utils.training.config import RunConfig
-    from utils.training.run import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        return {"history": train(RunConfig(**options, run_dir=f"{folder}/run"))["history"]}
-
-
-TASKS = {
-    task.__name__: task for task in (speed, matrix_product, operations, epochs, waiting, training)
-}
-
-
-def _compiled(preset, precision, xla, fast_layers, batch_size, **size):
-    import keras
-
-    from utils import environment
-    from utils.models.build import build_model
-    from utils.models.fast_layers import accelerate
-    from utils.models.presets import FishNetConfig
-    from utils.training.optimizers import compile_model
-    from utils.training.recipes import get_recipe
-
-    network = preset if isinstance(preset, str) else FishNetConfig(*preset)
-    keras.config.set_dtype_policy(precision)
-    model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
-    if fast_layers and not environment.has_gpu():
-        model = accelerate(model)
-    keras.config.set_dtype_policy("float32")
-    xla = xla or keras.backend.backend() == "jax"
-    recipe = get_recipe("tuned")
-    compile_model(model, recipe, steps=3000, batch_size=batch_size, jit_compile=xla)
-    return model
-
-
-def _same_batch(size, image_size=64, num_classes=200):
-    import tensorflow as tf
-
-    from utils.data.pipeline import without_tuner
-
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (size, image_size, image_size, 3), np.uint8)
-    labels = random.integers(0, num_classes, size, np.int32)
-    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(size).cache()
-    return without_tuner(batches.repeat().prefetch(2))
-
-
-def _rate(work, steps, batch_size):
-    work()  # buffers, first allocations
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return steps * batch_size / min(times)
-
-
-if __name__ == "__main__":
-    print(json.dumps(TASKS[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -1,10 +1,17 @@
 """What the ablations and the search share."""
 
+from typing import Any
+
 import numpy as np
 
 # The fields of every run: `simple` with `tuned`, on a third of the training images for five epochs,
 # evaluated on the hold-out.
-ABLATION_OPTIONS = {"epochs": 5, "kind": "ablation", "fraction": 1 / 3, "split": "holdout"}
+ABLATION_OPTIONS: dict[str, Any] = {
+    "epochs": 5,
+    "kind": "ablation",
+    "fraction": 1 / 3,
+    "split": "holdout",
+}
 
 DEFAULT_SEEDS = (0, 1)  # of the unchanged run; a changed run has seed 0 alone
 

@@ -132,8 +132,8 @@ def fixed_box_baselines(
     boxes = pipeline.target_boxes(data_dir, manifest, "train")
     targets = pipeline.target_boxes(data_dir, manifest, split)
     fixed = {
-        "whole image": np.float32([0, 0, 1, 1]),
-        "central box": np.float32([0.25, 0.25, 0.75, 0.75]),
+        "whole image": np.array([0, 0, 1, 1], "float32"),
+        "central box": np.array([0.25, 0.25, 0.75, 0.75], "float32"),
         "mean box of train": boxes.mean(axis=0),
     }
     rows = {}

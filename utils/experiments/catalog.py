@@ -1,0 +1,110 @@
+"""Every experiment by name, and its command: `python -m utils.experiments.catalog ablations`."""
+
+import argparse
+import functools
+from collections.abc import Callable
+
+from utils.experiments.ablations import ablation_runs, evaluate_missing_batch_statistics
+from utils.experiments.common import ABLATION_OPTIONS
+from utils.experiments.comparison import COMPARISONS, comparison_runs
+from utils.experiments.processes import run_missing
+from utils.experiments.search import SPACES, points, run_config, sweep
+from utils.training.config import RunConfig
+
+JOURNAL = "runs/search/journal.log"  # of `06_search`
+
+
+def cost_runs() -> list[RunConfig]:
+    """One epoch of a tenth of the images with the course report's recipe, for its speed."""
+    options = {"recipe": "course", "epochs": 1, "kind": "ablation", "fraction": 0.1}
+    changes = {
+        "simple-graph": {"preset": "simple"},
+        "simple-eager": {"preset": "simple", "eager": True},
+        "resnet-report": {"preset": "resnet_report"},
+    }
+    return [
+        RunConfig(**options, **change, run_dir=f"runs/cost-{name}-seed0")
+        for name, change in changes.items()
+    ]
+
+
+def fast_layers_runs() -> list[RunConfig]:
+    """Whether accuracy is the same with Keras' layers, the fast layers and bfloat16: two seeds."""
+    options = {**ABLATION_OPTIONS, "epochs": 3}
+    changes = {
+        "fast-layers-false": {"fast_layers": False},
+        "fast-layers-true": {},
+        "mixed-bfloat16": {"precision": "mixed_bfloat16"},
+    }
+    return [
+        RunConfig(
+            **options, **change, seed=seed, run_dir=f"runs/third-simple-tuned-3ep-{name}-seed{seed}"
+        )
+        for name, change in changes.items()
+        for seed in (0, 1)
+    ]
+
+
+def gradient_runs() -> list[RunConfig]:
+    """Residual networks whose gradients are set beside FishNet's (`utils.analysis.gradients`)."""
+    course = {"recipe": "course", "kind": "ablation", "fraction": 0.1, "batch_size": 64}
+    changes = {
+        "residual": {"preset": "residual", **ABLATION_OPTIONS},
+        "resnet": {"preset": "resnet_report", "epochs": 3, **course},
+        "resnet50": {"preset": "resnet50", "epochs": 2, **course},
+    }
+    return [
+        RunConfig(**change, run_dir=f"runs/gradients-{name}-seed0")
+        for name, change in changes.items()
+    ]
+
+
+def compared_runs(task: str) -> list[RunConfig]:
+    """The runs of a comparison of `utils.experiments.comparison`."""
+    return list(comparison_runs(task).values())
+
+
+def study_runs(name: str) -> list[RunConfig]:
+    """The runs of a study of `utils.experiments.search`."""
+    return [run_config(point) for point in points(name)]
+
+
+EXPERIMENTS: dict[str, Callable[[], list[RunConfig]]] = {
+    "ablations": ablation_runs,
+    "cost": cost_runs,
+    "fast_layers": fast_layers_runs,
+    "gradients": gradient_runs,
+    **{task: functools.partial(compared_runs, task) for task in COMPARISONS},
+    **{name: functools.partial(study_runs, name) for name in SPACES},
+}
+
+
+def run(name: str) -> None:
+    """Runs what has no complete result yet.
+
+    Args:
+        name: in `EXPERIMENTS`.
+
+    Raises:
+        RuntimeError: a run failed; says where its log is. The same call continues from there.
+    """
+    if name in SPACES:
+        sweep(name, JOURNAL)
+    else:
+        run_missing(EXPERIMENTS[name]())
+    if name == "ablations":
+        evaluate_missing_batch_statistics()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.experiments.catalog",
+        description="Runs what is missing of an experiment.",
+    )
+    parser.add_argument("name", choices=EXPERIMENTS)
+    run(parser.parse_args().name)
+
+
+if __name__ == "__main__":
+    main()
