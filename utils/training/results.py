@@ -52,6 +52,9 @@ def new_result(config, manifest, manifest_sha256):
     Returns:
         Mapping in the schema of the design, its lists empty.
     """
+    env = environment.describe(config.precision)
+    if (env["git_commit"] or "").endswith("-dirty"):
+        print("The project has uncommitted changes: no commit will make this result again.")
     return {
         "schema": SCHEMA,
         "run_id": config.run_id,
@@ -74,7 +77,7 @@ def new_result(config, manifest, manifest_sha256):
         "history": {name: [] for name in history_names(config.task)},
         "metrics": {},
         "seconds": {},
-        "env": environment.describe(config.precision),
+        "env": env,
     }
 
 
