@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from utils.analysis.predictions import (
 from utils.files import replacing
 from utils.models.build import count_parameters
 from utils.training import results
+from utils.training.config import RunConfig
 from utils.training.predictions import confused_images, load_predictions, save_predictions
+from utils.training.run_folder import TrainingError
 
 
 def make_result(**changes):
@@ -45,6 +48,80 @@ def test_round_trip_and_shape_checks(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="a.json is not a result JSON"):
         results.read_result(path)
+
+
+def test_a_renamed_recipe_is_read_by_its_name_of_today(tmp_path):
+    old = make_result(
+        recipe="report",
+        config={"recipe": "report"},
+        command="papermill notebooks/03_train.ipynb report/executed/a.ipynb -p recipe report",
+    )
+    (tmp_path / "a.json").write_text(json.dumps(old))
+    result = results.read_result(tmp_path / "a.json")
+    assert (result["recipe"], result["config"]["recipe"]) == ("course", "course")
+    assert result["command"].endswith("report/executed/a.ipynb -p recipe course")
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes the config of a run with a result of 2 epochs, trained on the dataset "abc"."""
+
+    def make(run_dir="first/run", status="complete", **changes):
+        config = RunConfig(
+            epochs=2, run_dir=str(tmp_path / run_dir), results_dir=str(tmp_path), **changes
+        )
+        epochs = 2 if status == "complete" else 1
+        result = make_result(
+            config=config.identity(), status=status, dataset={"manifest_sha256": "abc"},
+            history={name: [0.5] * epochs for name in results.history_names()},
+        )  # fmt: skip
+        results.write_result(config.result_file, result)
+        return config
+
+    return make
+
+
+def test_a_complete_result_is_recognized_wherever_its_run_was(make_run, tmp_path):
+    config = make_run()
+    assert results.complete_result(config, "abc")["metrics"]["top1"] == 0.5
+    moved = dataclasses.replace(config, run_dir=str(tmp_path / "second/run"), tensorboard=True)
+    assert results.complete_result(moved, "abc") == results.complete_result(config, "abc")
+    assert results.complete_result(config) is not None
+    other = dataclasses.replace(config, run_dir=str(tmp_path / "first/other"))
+    assert results.complete_result(other, "abc") is None
+    assert results.complete_result(make_run(status="running"), "abc") is None
+
+
+@pytest.mark.parametrize("status", ["complete", "running", "failed"])
+def test_a_result_of_another_run_is_refused_with_both_named(make_run, tmp_path, status):
+    config = make_run(status=status)
+    before = config.result_file.read_bytes()
+    other = dataclasses.replace(config, run_dir=str(tmp_path / "second/run"), seed=1)
+    named = r"run.json is the result of another run than .*second/run \(.*seed: 0 there, 1 now\)\."
+    with pytest.raises(
+        TrainingError, match=named + r" Use another run_dir, .* another results_dir"
+    ):
+        results.complete_result(other, "abc")
+    with pytest.raises(TrainingError, match="manifest_sha256: 'abc' there, 'def' now"):
+        results.complete_result(config, "def")
+    assert config.result_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"config": {}}, {"history": {}}])
+def test_a_result_that_is_not_of_a_training_is_refused(make_run, changes):
+    config = make_run()
+    result = results.read_result(config.result_file)
+    config.result_file.write_text(json.dumps(result | changes))
+    with pytest.raises(TrainingError, match="it is not of a training"):
+        results.complete_result(config, "abc")
+
+
+def test_readme_commands_find_their_committed_results():
+    for result in results.load_results("report/results"):
+        words = result["command"].split(" -p ")[1:]
+        config = RunConfig(**dict(word.split(" ", 1) for word in words))
+        manifest_sha256 = result["dataset"]["manifest_sha256"]
+        assert results.complete_result(config, manifest_sha256) == result
 
 
 def test_only_real_complete_val_trainings_enter_the_table(tmp_path):

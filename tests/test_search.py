@@ -46,6 +46,7 @@ def start_stand_in(config, *, fails=False, seconds=0.0):
     """Takes the place of `processes.start`: top-1 grows with dropout, or the learning rate."""
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
+    result |= {"config": config.identity()}
     result |= {"model": {"parameters": 7}, "history": {name: [] for name in history_names()}}
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
     arguments = [str(config.result_file), json.dumps(options)]

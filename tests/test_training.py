@@ -335,6 +335,23 @@ def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, 
     assert read_result(f"{config.run_dir}/run.json")["status"] == "complete"
 
 
+def test_a_complete_run_is_left_and_another_of_its_name_is_refused(make_config, tmp_path, capsys):
+    shared = {"epochs": 1, "results_dir": str(tmp_path / "results")}
+    first = make_config("a/run", **shared)
+    result = train(first)
+    before = first.result_file.read_bytes()
+    with pytest.raises(TrainingError, match="another run than .*b/run .*seed: 0 there, 1 now"):
+        train(make_config("b/run", seed=1, **shared))
+    shutil.rmtree(first.run_dir)
+    capsys.readouterr()
+    for config in (first, make_config("c/run", **shared)):
+        assert train(config) == result
+        assert "run is complete; nothing to do" in capsys.readouterr().out
+    assert first.result_file.read_bytes() == before
+    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_full_disk_leaves_the_checkpoints_before(make_config, killed):
     config = make_config()
     killed(config, 1)

@@ -52,11 +52,8 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def complete_result(config: RunConfig) -> dict[str, Any] | None:
-    """The result of a run, or None as long as it is not complete."""
-    if not config.result_file.exists():
-        return None
-    result = results.read_result(config.result_file)
-    return result if result["status"] == "complete" else None
+    """The result of a run, or None as long as it is not complete; refuses another run's."""
+    return results.complete_result(config)
 
 
 def finish(config: RunConfig) -> dict[str, Any]:

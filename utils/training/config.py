@@ -297,20 +297,23 @@ class RunConfig:
             "recipe_fields": asdict(self.full_recipe),
         }
 
-    def differences(self, found: dict[str, typing.Any], manifest_sha256: str) -> list[str]:
+    def differences(
+        self, found: dict[str, typing.Any], manifest_sha256: str | None = None
+    ) -> list[str]:
         """How a run differs from this one, by identity and manifest.
 
         Args:
             found: another run's `identity` and its manifest_sha256. It may be of an older version:
                 fields that did not exist yet had their default, and fields that no longer exist
                 count only if they were set.
-            manifest_sha256: of the dataset that this run would use.
+            manifest_sha256: of the dataset that this run would use; None: whichever that run used.
 
         Returns:
             Texts like "seed: 0 there, 1 now"; none if they are the same run.
         """
-        here = _comparable({**self.identity(), "manifest_sha256": manifest_sha256})
         there = _comparable(found)
+        here = _comparable(self.identity())
+        here["manifest_sha256"] = manifest_sha256 or there.get("manifest_sha256")
         return [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
             for name in sorted({*there, *here})

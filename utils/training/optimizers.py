@@ -1,12 +1,14 @@
 """Optimizers and schedules of the recipes."""
 
+from typing import Any
+
 import keras
 
-from utils.training.recipes import OPTIMIZERS
+from utils.training.recipes import OPTIMIZERS, Recipe
 from utils.training.tasks import TASKS
 
 
-class _WithL2:
+class _WithL2(keras.optimizers.Optimizer):
     """An optimizer with classic L2: `l2 * w` joins the gradient of each kernel.
 
     Keras' own `weight_decay` shrinks the weights beside the momentum, which at momentum 0.9 is
@@ -15,15 +17,15 @@ class _WithL2:
 
     Args:
         learning_rate: a number or a `LearningRateSchedule`.
-        l2: factor of the kernels; biases and BatchNorm are left alone.
+        l2: factor of the kernels; biases and BatchNorm have none.
         **kwargs: of the optimizer.
     """
 
-    def __init__(self, learning_rate, l2=0.0, **kwargs):
+    def __init__(self, learning_rate: Any, l2: float = 0.0, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)
         self.l2 = l2
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Adds the L2 term, then steps as Keras' optimizer does."""
         # TensorFlow hands over its own variable, which does not know its path.
         path = self._trainable_variables[self._get_variable_index(variable)].path
@@ -31,7 +33,7 @@ class _WithL2:
             gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Config for serialization."""
         return {**super().get_config(), "l2": self.l2}
 
@@ -51,7 +53,7 @@ class RMSprop(_WithL2, keras.optimizers.RMSprop):
 class AdamW(_WithL2, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, whose own weight decay is for kernels only; L2 can be added."""
 
-    def __init__(self, learning_rate, **kwargs):
+    def __init__(self, learning_rate: Any, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)
         self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
 
@@ -65,13 +67,13 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         peak: highest learning rate.
         steps: optimizer steps of the whole run.
-        warmup: share of the steps in which the rate rises.
+        warmup: fraction of the steps in which the rate rises.
     """
 
-    def __init__(self, peak, steps, warmup):
+    def __init__(self, peak: float, steps: int, warmup: float) -> None:
         self.peak, self.steps, self.warmup = peak, steps, warmup
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         """Learning rate of optimizer step `step`, counted from 0."""
         rising = max(1, round(self.warmup * self.steps))
         step = keras.ops.cast(step, "float32")
@@ -79,22 +81,24 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         fall = (self.steps - step) / max(1, self.steps - rising)
         return self.peak * keras.ops.clip(keras.ops.minimum(rise, fall), 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Config for serialization."""
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
-    """Optimizer of a recipe.
+def make_optimizer(
+    recipe: Recipe, *, steps: int, batch_size: int, ema: float = 0.0
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe, with its schedule.
 
     Args:
-        recipe: a `Recipe`.
+        recipe: how it is trained.
         steps: optimizer steps of the whole run.
-        batch_size: images a step.
+        batch_size: images per step.
         ema: momentum of the exponential moving average of the weights; 0 for none.
 
     Returns:
-        A `keras.optimizers.Optimizer`.
+        The optimizer, not built.
     """
     rate = recipe.rate(batch_size)
     if recipe.warmup:
@@ -105,28 +109,28 @@ def make_optimizer(recipe, *, steps, batch_size, ema=0.0):
 
 
 def compile_model(
-    model,
-    recipe,
+    model: keras.Model,
+    recipe: Recipe,
     *,
-    steps,
-    batch_size,
-    task="classification",
-    num_classes=None,
-    label_smoothing=0.0,
-    ema=0.0,
-    jit_compile=False,
-    run_eagerly=False,
-):
+    steps: int,
+    batch_size: int,
+    task: str = "classification",
+    num_classes: int | None = None,
+    label_smoothing: float = 0.0,
+    ema: float = 0.0,
+    jit_compile: bool = False,
+    run_eagerly: bool = False,
+) -> list[keras.Metric]:
     """Compiles a model for training with a recipe.
 
     Args:
         model: a `keras.Model` from images to what the task's head gives.
-        recipe: a `Recipe`.
+        recipe: how it is trained.
         steps: optimizer steps of the whole run.
-        batch_size: images a step.
+        batch_size: images per step.
         task: a name in `utils.training.tasks.TASKS`.
         num_classes: of the dataset, for segmentation.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: part of the target that is spread over all classes.
         ema: see `make_optimizer`.
         jit_compile: whether to compile with XLA.
         run_eagerly: whether to run operation by operation, without a graph.

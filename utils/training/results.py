@@ -1,15 +1,23 @@
 """One run, one JSON: the only way that numbers take from training to tables and figures."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils import environment
 from utils.files import replacing
+from utils.training.recipes import RENAMED
+from utils.training.run_folder import TrainingError
+
+if TYPE_CHECKING:
+    from utils.training.config import RunConfig
 
 SCHEMA = 1
 KINDS = ("train", "ablation", "benchmark")
 STATUSES = ("running", "complete", "failed")
-# of each task: name in a result, name of its Keras metric; "loss" is the cross-entropy alone
+# task: names in a result and of their Keras metrics; "loss" is the cross-entropy alone
 REPORTED = {
     "classification": {"loss": "cross_entropy", "top1": "top1", "top5": "top5"},
     "localization": {
@@ -18,7 +26,7 @@ REPORTED = {
     },
     "segmentation": {"loss": "cross_entropy", "accuracy": "pixel_accuracy", "iou": "mean_iou"},
 }
-LOGGED = {  # of these, what the epoch lines show, as percentages
+LOGGED = {  # what the epoch lines show of these, as percentages
     "classification": ("top1", "top5"),
     "localization": ("top1", "iou", "localized"),
     "segmentation": ("accuracy", "iou"),
@@ -27,30 +35,30 @@ TITLES = {
     **{"loss": "cross-entropy", "top1": "top-1", "top5": "top-5", "iou": "IoU"},
     **{"localized": "localized", "accuracy": "pixel accuracy"},
 }
-COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # of each epoch
+COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # per epoch
 
 
-def history_names(task="classification"):
-    """The lists of a history: what a task reports, on train and on the split, and what it costs."""
+def history_names(task: str = "classification") -> tuple[str, ...]:
+    """The lists in a history: the task's metrics, on train and on the split, and the costs."""
     reported = tuple(REPORTED[task])
     return (*reported, *(f"val_{name}" for name in reported), *COSTS)
 
 
-def result_path(results_dir, run_id):
+def result_path(results_dir: str | Path, run_id: str) -> Path:
     """Where the JSON of a run is."""
     return Path(results_dir) / f"{run_id}.json"
 
 
-def new_result(config, manifest, manifest_sha256):
+def new_result(config: RunConfig, manifest: dict[str, Any], manifest_sha256: str) -> dict[str, Any]:
     """The result of a run that has not begun.
 
     Args:
-        config: a `RunConfig`.
+        config: of the run.
         manifest: of its dataset.
-        manifest_sha256: of the manifest's file.
+        manifest_sha256: by which the result names that dataset.
 
     Returns:
-        Mapping in the schema of the design, its lists empty.
+        Dict in the schema of one run's JSON, its lists empty.
     """
     env = environment.describe(config.precision)
     if (env["git_commit"] or "").endswith("-dirty"):
@@ -81,12 +89,12 @@ def new_result(config, manifest, manifest_sha256):
     }
 
 
-def write_result(path, result):
+def write_result(path: str | Path, result: dict[str, Any]) -> None:
     """Writes a result whole or not at all.
 
     Args:
         path: the `.json` file.
-        result: mapping in the schema of the design; accuracies are fractions in [0, 1].
+        result: as `new_result` makes it; accuracies are fractions in [0, 1].
 
     Raises:
         ValueError: unknown kind or status, or history lists of unequal lengths.
@@ -104,18 +112,68 @@ def write_result(path, result):
         file.write("\n")
 
 
-def read_result(path):
-    """Reads a result; `ValueError` that names the file when it is none."""
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Reads a result, of this version or an older one.
+
+    Args:
+        path: the `.json` file.
+
+    Returns:
+        The result; a recipe that has been renamed has its name of today.
+
+    Raises:
+        ValueError: the file is not a result; names it.
+    """
     try:
         result = json.loads(Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not a result JSON ({error})") from error
-    if result.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {result.get('schema')}")
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        schema = result.get("schema") if isinstance(result, dict) else None
+        raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {schema}")
+    if result.get("recipe") in RENAMED:
+        old, new = result["recipe"], RENAMED[result["recipe"]]
+        result["recipe"] = result["config"]["recipe"] = new
+        result["command"] = result["command"].replace(f"-p recipe {old}", f"-p recipe {new}")
     return result
 
 
-def epoch_line(result, epoch):
+def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> dict[str, Any] | None:
+    """The result of a run if it is complete, wherever the run was trained.
+
+    Results, predictions and weights are named after the run's id alone, the last part of its
+    run_dir: what stands there must be this very run's.
+
+    Args:
+        config: of the run.
+        manifest_sha256: of its dataset; None: not compared.
+
+    Returns:
+        The result; None if there is none, or not a complete one.
+
+    Raises:
+        TrainingError: there is a result, but another run's; names both and what differs.
+    """
+    path = config.result_file
+    if not path.exists():
+        return None
+    found = read_result(path)
+    complete = found["status"] == "complete"
+    if not found.get("config") or (complete and not found["history"]):
+        differences = ["it is not of a training"]
+    else:
+        dataset = {"manifest_sha256": found.get("dataset", {}).get("manifest_sha256")}
+        differences = config.differences(found["config"] | dataset, manifest_sha256)
+    if differences:
+        raise TrainingError(
+            f"{path} is the result of another run than {config.resolve().run_dir} "
+            f"({'; '.join(differences)}). Use another run_dir, whose last part names the result, "
+            "another results_dir, or move that file away."
+        )
+    return found if complete else None
+
+
+def epoch_line(result: dict[str, Any], epoch: int) -> str:
     """The log's line about an epoch, counted from 0."""
     at = {name: values[epoch] for name, values in result["history"].items()}
     shown = LOGGED[result["task"]]
@@ -129,7 +187,7 @@ def epoch_line(result, epoch):
     )
 
 
-def load_results(results_dir):
+def load_results(results_dir: str | Path) -> list[dict[str, Any]]:
     """All runs that may stand in a results table: complete trainings on real Tiny ImageNet.
 
     Args:
@@ -142,7 +200,7 @@ def load_results(results_dir):
     return sorted((r for r in results if is_reportable(r)), key=lambda r: r["metrics"]["top1"])
 
 
-def is_reportable(result):
+def is_reportable(result: dict[str, Any]) -> bool:
     """Whether a result may stand in a results table."""
     return (
         result["kind"] == "train"

@@ -52,15 +52,18 @@ def train(config):
     """
     config = config.resolve()
     run = _Run(config)
+    if run.result["status"] == "complete":
+        print(
+            f"{config.run_id} is complete; nothing to do. (Without {run.result_file}, or with "
+            "another run_dir, it is trained again.) Its log:"
+        )
+        for epoch in range(config.epochs):
+            print(results.epoch_line(run.result, epoch))
+        return run.result
     try:
         with used_alone(run.folder) if run.leads else contextlib.nullcontext():
             if run.leads:
                 claim(run.folder, config, run.manifest_sha256)
-            if run.result["status"] == "complete":
-                print(f"{config.run_id} is complete; nothing to do. Its log:")
-                for epoch in range(config.epochs):
-                    print(results.epoch_line(run.result, epoch))
-                return run.result
             with run.devices.scope():
                 run.build()
                 run.restore()
@@ -105,12 +108,10 @@ class _Run:
             )
         self.leads = self.devices.process == 0
         self.result_file = config.result_file
-        self.result = results.new_result(config, self.manifest, self.manifest_sha256)
-        self.result["env"]["devices"] = self.devices.count
-        if self.result_file.exists() and (self.folder / "model.keras").exists():
-            found = results.read_result(self.result_file)
-            if found["status"] == "complete":
-                self.result = found
+        self.result = results.complete_result(config, self.manifest_sha256)
+        if self.result is None:
+            self.result = results.new_result(config, self.manifest, self.manifest_sha256)
+            self.result["env"]["devices"] = self.devices.count
 
     def new_model(self):
         """The network of this run with its normalization in front."""
