@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import os
 import tarfile
 import tempfile
@@ -14,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from utils.data.archives import DatasetError
-from utils.data.tfrecords import convert
+from utils.data.prepare import convert
 
 CLASSES = ["n03", "n01", "n02"]  # not sorted, like the real wnids.txt
 TRAIN, VAL = 6, 4  # images a class
@@ -75,6 +76,19 @@ def pack_tar(layout, path, mode="w:xz"):
 def records(folder, split):
     shards = sorted(str(path) for path in Path(folder).glob(f"{split}-*"))
     return [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(shards)]
+
+
+def as_first_schema(folder):
+    """Rewrites a manifest as it was before options and the records' digest; returns its text."""
+    path = Path(folder, "manifest.json")
+    manifest = {**json.loads(path.read_text()), "schema": 1}
+    del manifest["options"], manifest["records_sha256"]
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return path.read_text()
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def assert_refused(archive, *texts, **options):

@@ -5,11 +5,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from layouts import SHARDS, assert_refused, jpeg, pack_tar, pack_zip, sample_files
+import tensorflow as tf
+from layouts import SHARDS, assert_refused, jpeg, pack_tar, pack_zip, records, sample_files
 
-from utils.data import archives, tfrecords
+from utils.data import archives
 from utils.data.archives import DatasetError
-from utils.data.tfrecords import convert
+from utils.data.pipeline import training_batches
+from utils.data.prepare import OFFICIAL_SHA256, OFFICIAL_URL, convert
 
 
 def remove(name):
@@ -41,7 +43,7 @@ BOXES = "train/n01/n01_boxes.txt"
         (write("train/n07/images/n07_0.JPEG", b""), ["train/n07 has no wnid"]),
         (
             lambda root: [file.unlink() for file in (root / "train/n02/images").iterdir()],
-            ["train/n02/images holds no image"],
+            ["train/n02/images holds no image", "drop the class"],
         ),
         (write(IMAGE, b"not an image"), [IMAGE, "cannot be decoded", "replace it"]),
         (write(IMAGE, jpeg()[:-200]), [IMAGE, "truncated"]),
@@ -75,7 +77,7 @@ def test_refuses_a_damaged_archive(layout, tmp_path):
     bad = tmp_path / "in" / "bad.zip"
     for data in (whole[: len(whole) // 2], whole[:-30], b"no archive", b""):
         bad.write_bytes(data)
-        assert_refused(bad, "bad.zip", "truncated, corrupt or not a zip", "get it anew")
+        assert_refused(bad, "bad.zip", "truncated, corrupt or not a zip", "download it again")
     place = whole.index(sample_files()[Path(IMAGE)]) + 500
     bad.write_bytes(whole[:place] + b"XX" + whole[place + 2 :])
     assert_refused(bad, "bad.zip", IMAGE, "CRC")
@@ -88,12 +90,12 @@ def test_refuses_a_damaged_archive(layout, tmp_path):
 
 
 def test_refuses_unsafe_members(layout, tmp_path):
-    for name in ("/etc/x", "a/../../x", "tiny-imagenet-200\\x"):
+    for name in ("/etc/x", "a/../../x", "..\\x", "\\etc\\x"):
         bad = pack_zip(layout, tmp_path / "bad.zip")
         with zipfile.ZipFile(bad, "a") as archive:
             archive.writestr(zipfile.ZipInfo("q"), b"")
             archive.filelist[-1].filename = name
-        assert_refused(bad, name, "points outside")
+        assert_refused(bad, name.replace("\\", "/"), "points outside")
     with zipfile.ZipFile(bad := pack_zip(layout, tmp_path / "bad.zip"), "a") as archive:
         link = zipfile.ZipInfo("tiny-imagenet-200/link")
         link.external_attr = 0o120777 << 16
@@ -143,8 +145,8 @@ def test_the_official_url_has_its_sha256(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(archives, "_download", lambda *a: asked.append(a) or tmp_path / "none")
     with pytest.raises(DatasetError):
-        convert(tfrecords.OFFICIAL_URL, tmp_path / "records")
-    assert asked == [(tfrecords.OFFICIAL_URL, tfrecords.OFFICIAL_SHA256)]
+        convert(OFFICIAL_URL, tmp_path / "records")
+    assert asked == [(OFFICIAL_URL, OFFICIAL_SHA256)]
 
 
 def test_an_archive_in_data_is_taken_instead_of_the_official_url(
@@ -153,8 +155,100 @@ def test_an_archive_in_data_is_taken_instead_of_the_official_url(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     tar = pack_tar(layout, tmp_path / "data" / "tiny-imagenet-200.tar.xz")
-    convert(tfrecords.OFFICIAL_URL, "records", **SHARDS)
+    convert(OFFICIAL_URL, "records", **SHARDS)
     assert "Taking data/tiny-imagenet-200.tar.xz" in capsys.readouterr().out
     pack_zip(layout, tar.with_name("tiny-imagenet-200.zip"))  # not the official one
-    with pytest.raises(DatasetError, match=f"expected {tfrecords.OFFICIAL_SHA256}"):
-        convert(tfrecords.OFFICIAL_URL, "again")
+    with pytest.raises(DatasetError, match=f"expected {OFFICIAL_SHA256}"):
+        convert(OFFICIAL_URL, "again")
+
+
+def as_written_by_windows(path):
+    with zipfile.ZipFile(path) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("/", "\\"), data)
+    return path
+
+
+def test_other_ways_to_pack_the_same_files(layout, tmp_path):
+    expected = convert(layout, tmp_path / "expected", **SHARDS)
+    for index, path in enumerate(
+        [
+            as_written_by_windows(pack_zip(layout, tmp_path / "a.zip")),
+            pack_tar(layout, tmp_path / "a.tar.bz2", "w:bz2"),
+        ]
+    ):
+        assert convert(path, tmp_path / str(index), **SHARDS) == expected
+    whole = (tmp_path / "a.tar.bz2").read_bytes()
+    bad = tmp_path / "bad.tar.bz2"
+    for data in (whole[:-9], whole[:200] + b"XX" + whole[202:]):
+        bad.write_bytes(data)
+        assert_refused(bad, "bad.tar.bz2 is truncated, corrupt or not", "download it again")
+
+
+def test_files_of_systems_and_tools_are_ignored(layout, tmp_path):
+    expected = convert(layout, tmp_path / "expected", **SHARDS)
+    for folder in ("", "train", "train/n01", "train/n01/images", "val", "val/images"):
+        for name in ("Thumbs.db", "thumbs.db", ".gitkeep", "desktop.ini", ".DS_Store", "._x.JPEG"):
+            (layout / folder / name).write_text("")
+        for name in ("@eaDir", "__MACOSX", ".ipynb_checkpoints"):
+            (layout / folder / name).mkdir()
+            (layout / folder / name / "n01_0.JPEG").write_text("")
+    assert convert(layout, tmp_path / "folder", **SHARDS) == expected
+    assert convert(pack_zip(layout, tmp_path / "a.zip"), tmp_path / "zip", **SHARDS) == expected
+
+
+def test_bytes_behind_the_end_of_a_whole_jpeg(layout, tmp_path):
+    data = (layout / IMAGE).read_bytes()
+    (layout / IMAGE).write_bytes(data + b"\0\0camera")
+    manifest = convert(layout, tmp_path / "out", **SHARDS)
+    batches = training_batches(tmp_path / "out", manifest, batch_size=18, epochs=1)
+    decoded = tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE").numpy()
+    assert (next(iter(batches))[0].numpy() == decoded).all(axis=(1, 2, 3)).sum() == 1
+    # A thumbnail has an end marker of its own; the image behind it is cut off.
+    thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2) + data
+    (layout / IMAGE).write_bytes(data[:2] + thumbnail + data[2:-2])
+    assert_refused(layout, IMAGE, "truncated")
+
+
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_validation_sorted_for_imagefolder(layout, tmp_path, folder):
+    expected = convert(layout, tmp_path / "expected", **SHARDS)
+    for line in (layout / ANNOTATIONS).read_text().splitlines():
+        base, wnid, *_ = line.split("\t")
+        target = layout / "val" / wnid / folder
+        target.mkdir(parents=True, exist_ok=True)
+        (layout / "val" / "images" / base).rename(target / base)
+    (layout / ANNOTATIONS).unlink()
+    (layout / "val" / "images").rmdir()
+    manifest = convert(layout, tmp_path / "out", **SHARDS)
+    assert manifest["class_counts"] == expected["class_counts"]
+    labels, known = (
+        {
+            e.features.feature["image/filename"].bytes_list.value[0]: (
+                e.features.feature["image/class/label"].int64_list.value[0],
+                e.features.feature["image/encoded"].bytes_list.value[0],
+            )
+            for e in records(tmp_path / name, "validation")
+        }
+        for name in ("out", "expected")
+    )
+    assert labels == known
+    (layout / "val" / "n77").mkdir()
+    assert_refused(layout, "val/n77 has no wnid in wnids.txt")
+
+
+def test_train_sorted_for_imagefolder(layout, tmp_path):
+    expected = convert(layout, tmp_path / "expected", **SHARDS)
+    for images in layout.glob("train/*/images"):
+        for file in images.iterdir():
+            file.rename(images.parent / file.name)
+        images.rmdir()
+    assert convert(layout, tmp_path / "out", **SHARDS) == expected
+
+
+def test_a_dataset_without_validation_images(layout):
+    shutil.rmtree(layout / "val" / "images")
+    (layout / "val" / "n01").mkdir()
+    assert_refused(layout, "no validation image was found; pass the complete dataset")

@@ -2,33 +2,38 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.data.augmentation import CROP_PADDING, draw_moves, move_boxes, move_images
+from utils.data.augmentation import (
+    CROP_PADDING,
+    crop_and_flip,
+    crop_and_flip_boxes,
+    draw_crops_and_flips,
+)
 
 
-def moves(rows, columns, mirrored):
-    return tf.constant([[rows], [columns]]), tf.constant([mirrored])
+def moves(rows, columns, flipped):
+    return tf.constant([[rows], [columns]]), tf.constant([flipped])
 
 
 def test_crops_and_flips_are_those_of_a_reflected_border():
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
-    drawn = draw_moves(32, tf.constant([3, 4], tf.int64))
-    augmented = move_images(tf.constant(images), *drawn).numpy()
+    drawn = draw_crops_and_flips(32, tf.constant([3, 4], tf.int64))
+    augmented = crop_and_flip(tf.constant(images), *drawn).numpy()
     padded = np.pad(images, ((0, 0), (8, 8), (8, 8), (0, 0)), mode="reflect")
-    shifts, mirrored = (x.numpy() for x in drawn)
+    offsets, flipped = (x.numpy() for x in drawn)
     for i, source in enumerate(padded):
-        top, left = shifts[:, i] + CROP_PADDING
+        top, left = offsets[:, i] + CROP_PADDING
         crop = source[top : top + 16, left : left + 16]
-        np.testing.assert_array_equal(augmented[i], crop[:, ::-1] if mirrored[i] else crop)
-    assert 8 <= mirrored.sum() <= 24
-    assert len(set(map(tuple, shifts.T))) > 20
-    assert (shifts.min(), shifts.max()) == (-8, 8)
+        np.testing.assert_array_equal(augmented[i], crop[:, ::-1] if flipped[i] else crop)
+    assert 8 <= flipped.sum() <= 24
+    assert len(set(map(tuple, offsets.T))) > 20
+    assert (offsets.min(), offsets.max()) == (-8, 8)
 
 
 def test_masks_move_like_images():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), np.uint8)
-    drawn = draw_moves(4, tf.constant([1, 2], tf.int64))
-    moved = move_images(tf.constant(images), *drawn)
-    masks = move_images(tf.constant(images[..., 0]), *drawn)
+    drawn = draw_crops_and_flips(4, tf.constant([1, 2], tf.int64))
+    moved = crop_and_flip(tf.constant(images), *drawn)
+    masks = crop_and_flip(tf.constant(images[..., 0]), *drawn)
     np.testing.assert_array_equal(masks, moved[..., 0])
 
 
@@ -47,16 +52,16 @@ def test_a_box_stays_around_its_object(move, expected):
     mask = np.zeros((1, 64, 64), np.uint8)
     mask[0, 16:48, 8:24] = 1
     box = tf.constant([[8, 16, 24, 48]], tf.float32) / 64
-    moved = move_boxes(box, *moves(*move), 64).numpy()[0] * 64
+    moved = crop_and_flip_boxes(box, *moves(*move), 64).numpy()[0] * 64
     np.testing.assert_allclose(moved, expected, atol=1e-5)
-    rows, columns = np.nonzero(move_images(tf.constant(mask), *moves(*move)).numpy()[0])
+    rows, columns = np.nonzero(crop_and_flip(tf.constant(mask), *moves(*move)).numpy()[0])
     edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(moved, edges, atol=1e-5)
 
 
 def test_what_leaves_the_image_is_cut_off():
     box = tf.constant([[0, 60, 4, 64]], tf.float32) / 64
-    moved = move_boxes(box, *moves(-6, 2, False), 64).numpy()[0] * 64
+    moved = crop_and_flip_boxes(box, *moves(-6, 2, False), 64).numpy()[0] * 64
     np.testing.assert_allclose(moved, [0, 64, 2, 64])  # all of it below the border
-    mirrored = move_boxes(box, *moves(0, 2, True), 64).numpy()[0] * 64
-    np.testing.assert_allclose(mirrored, [62, 60, 64, 64])
+    flipped = crop_and_flip_boxes(box, *moves(0, 2, True), 64).numpy()[0] * 64
+    np.testing.assert_allclose(flipped, [62, 60, 64, 64])

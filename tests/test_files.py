@@ -1,10 +1,12 @@
+import errno
+import os
 import zipfile
 
 import keras
 import numpy as np
 import pytest
 
-from utils.files import compact_model
+from utils.files import compact_model, replacing, save_model, write_advice
 
 
 @pytest.fixture
@@ -44,3 +46,67 @@ def test_a_kernel_beyond_float16_leaves_no_file(model, tmp_path):
     with pytest.raises(ValueError, match="beyond float16"):
         compact_model(tmp_path / "model.keras", tmp_path / "compact.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
+def test_replacing_where_fsync_and_chmod_are_not_supported(tmp_path, monkeypatch, number):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    for text in ("first", "second"):
+        with replacing(tmp_path / "new" / "file.txt", "w") as file:
+            file.write(text)
+        assert (tmp_path / "new" / "file.txt").read_text() == text
+    assert os.listdir(tmp_path / "new") == ["file.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_replacing_keeps_the_earlier_file_when_the_disk_loses_the_new_one(
+    tmp_path, monkeypatch, number
+):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").write_bytes(b"first")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(number)), replacing(tmp_path / "file") as file:
+        file.write(b"second")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    with replacing(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path):
+    class Model:
+        def save(self, path):
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "model.keras").write_bytes(b"first")
+    with pytest.raises(OSError, match="full"):
+        save_model(Model(), tmp_path / "model.keras")
+    assert os.listdir(tmp_path) == ["model.keras"]
+    assert (tmp_path / "model.keras").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "free disk space or choose another folder"),
+        (errno.EDQUOT, "free disk space or choose another folder"),
+        (errno.EACCES, "check the permissions or choose another folder"),
+        (errno.EROFS, "check the permissions or choose another folder"),
+        (errno.EBUSY, "choose another folder"),
+        (None, "choose another folder"),
+    ],
+)
+def test_advice_fits_the_error(number, text):
+    assert write_advice(number, "choose another folder") == text

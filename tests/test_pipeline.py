@@ -2,13 +2,15 @@ import zlib
 from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from utils.data import pipeline
+from utils.data.archives import DatasetError
 from utils.data.manifest import evaluation_size, load_manifest, training_size
-from utils.data.prepare import prepare_dataset
+from utils.data.prepare import convert, prepare_dataset
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,57 @@ def test_label_outside_the_classes_is_refused(shapes, manifest):
     batches = pipeline.evaluation_batches(shapes, fewer, batch_size=8)
     with pytest.raises(tf.errors.InvalidArgumentError, match="outside the 23 classes"):
         list(batches)
+
+
+def test_images_without_what_the_task_needs_are_refused_before_training(layout, tmp_path):
+    boxes = layout / "train" / "n01" / "n01_boxes.txt"
+    two, *others = boxes.read_text().splitlines(keepends=True)
+    boxes.write_text("".join([two, two, *others[1:]]))  # one image with two boxes, one without
+    data_dir = tmp_path / "records"
+    options = {"data_dir": data_dir, "manifest": convert(layout, data_dir), "batch_size": 4}
+    text = f"{data_dir}: 2 train images have no box, or several; task localization needs one of"
+    with pytest.raises(DatasetError, match=text):
+        pipeline.training_batches(**options, epochs=1, task="localization")
+    assert pipeline.evaluation_batches(**options, task="localization")
+    with pytest.raises(DatasetError, match="12 validation images have no mask, or several; task s"):
+        pipeline.evaluation_batches(**options, task="segmentation")
+
+
+class Checked(keras.layers.Layer):
+    """Fails with the same class of error as a bad record does."""
+
+    def call(self, x):
+        tf.debugging.assert_less(x, 3.0, "trouble of the network")
+        return x
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_only_errors_of_records_are_reported_as_such(shapes, manifest, eager):
+    def fit(manifest, *layers):
+        layers = [keras.Input((64, 64, 3)), *layers, keras.layers.Flatten(), keras.layers.Dense(24)]
+        model = keras.Sequential(layers)
+        model.compile(loss="sparse_categorical_crossentropy", run_eagerly=eager, jit_compile=False)
+        with pipeline.reading_records(shapes):
+            model.fit(
+                pipeline.training_batches(shapes, manifest, batch_size=32, epochs=1),
+                verbose=0,
+                shuffle=False,
+            )
+
+    fewer = {**manifest, "classes": manifest["classes"][:23]}
+    with pytest.raises(DatasetError, match="cannot be used: .*outside the 23 classes.* Delete"):
+        fit(fewer)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="trouble of the network"):
+        fit(manifest, Checked())
+    gone = {**manifest, "shards": {**manifest["shards"], "train-99999": {}}}
+    with pytest.raises(DatasetError, match="cannot be used: .*train-99999; No such file"):
+        fit(gone)
+
+
+def test_a_holdout_without_images_is_refused(shapes, manifest):
+    none = {**manifest, "counts": {**manifest["counts"], "holdout": 0}}
+    with pytest.raises(ValueError, match="no class has the two train images that a hold-out need"):
+        pipeline.evaluation_batches(shapes, none, batch_size=8, split="holdout")
 
 
 def test_bad_options(shapes, manifest):

@@ -14,11 +14,10 @@ import pytest
 from layouts import CLASSES, SHARDS, TRAIN, VAL, assert_refused, jpeg, pack_tar, pack_zip, records
 from PIL import Image
 
-from utils.data import tfrecords, tiny_imagenet
+from utils.data import tiny_imagenet, write_records
 from utils.data.archives import DatasetError
 from utils.data.manifest import load_manifest
-from utils.data.prepare import prepare_dataset
-from utils.data.tfrecords import convert
+from utils.data.prepare import convert, prepare_dataset
 
 
 def test_records_hold_exactly_what_the_layout_holds(layout, tmp_path):
@@ -117,15 +116,15 @@ def test_records_are_shuffled_over_the_whole_split(layout, tmp_path):
 
 def test_holdout_has_fifty_a_class_from_a_fixed_seed(layout):
     images = [
-        tfrecords.ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
+        tiny_imagenet.ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
         for wnid, number in (("n01", 120), ("n02", 61))
         for i in range(number)
     ]
-    sample = tfrecords.Layout(["n01", "n02"], [], False, {"train": images})
-    names = tfrecords._holdout(sample)
+    sample = tiny_imagenet.Layout(["n01", "n02"], [], False, {"train": images})
+    names = write_records.choose_holdout(sample)
     assert Counter(name[:3] for name in names) == {"n01": 50, "n02": 30}
     assert names == sorted(set(names))
-    assert names == tfrecords._holdout(sample)
+    assert names == write_records.choose_holdout(sample)
     assert names[:3] == ["n01_101.JPEG", "n01_106.JPEG", "n01_11.JPEG"]
 
 
@@ -215,14 +214,14 @@ def test_official_classes_are_held_to_the_official_counts(layout, tmp_path, monk
 def test_full_disk_is_seen_before_the_work(layout, monkeypatch):
     usage = shutil.disk_usage(layout)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    assert_refused(layout, "full", "make room")
+    assert_refused(layout, "full", "free disk space")
 
 
 def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tfrecords, "_example", interrupt)
+    monkeypatch.setattr(write_records, "_example", interrupt)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         convert(layout, tmp_path / "records")
@@ -232,9 +231,9 @@ def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_full_disk_while_writing(layout, tmp_path, packed):
     archive = pack_tar(layout, tmp_path / "a.tar.xz") if packed else layout
-    code = f"from utils.data.tfrecords import convert; convert({str(archive)!r}, 'records')"
+    code = f"from utils.data.prepare import convert; convert({str(archive)!r}, 'records')"
     before = sorted(os.listdir(tmp_path))
-    root = Path(tfrecords.__file__).parents[2]
+    root = Path(write_records.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -245,7 +244,9 @@ def test_full_disk_while_writing(layout, tmp_path, packed):
     )
     assert done.returncode == 1
     assert "DatasetError: Writing records failed" in done.stderr
-    assert "make room on the disk" in done.stderr
+    assert "File too large" in done.stderr
+    assert "choose another output_dir, then convert again" in done.stderr
+    assert "free disk space" not in done.stderr
     assert sorted(os.listdir(tmp_path)) == before
 
 

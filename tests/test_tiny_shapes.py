@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from utils.data import tiny_shapes
+from utils.data.archives import DatasetError
 from utils.data.prepare import prepare_dataset
 from utils.data.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
 
@@ -80,9 +81,16 @@ def test_prepare_dataset_draws_and_converts_once(tmp_path, monkeypatch):
     assert manifest["classes"] == [wnid for wnid, *_ in CLASSES]
     monkeypatch.setattr(tiny_shapes, "draw_tiny_shapes", None)
     assert prepare_dataset("tiny-shapes", tmp_path / "records", **options) == manifest
-    with pytest.raises(ValueError, match="choose another folder"):
-        prepare_dataset("tiny-shapes", tmp_path / "records", train_per_class=5)
-    with pytest.raises(ValueError, match="holds tiny-shapes"):
+    for option, there in (("train_per_class", 2), ("seed", 0)):
+        with pytest.raises(
+            DatasetError, match=f"records holds tiny-shapes with {option}={there}, not {option}=5;"
+        ):
+            prepare_dataset("tiny-shapes", tmp_path / "records", **{option: 5})
+    with pytest.raises(ValueError, match="options of tiny-shapes are: train_.*seed. Received: sed"):
+        prepare_dataset("tiny-shapes", tmp_path / "records", sed=5)
+    with pytest.raises(
+        ValueError, match="holds tiny-shapes, not tiny-imagenet; choose another folder"
+    ):
         prepare_dataset("tiny-imagenet", tmp_path / "records")
     with pytest.raises(ValueError, match="tiny-imagenet, tiny-shapes"):
         prepare_dataset("cifar", tmp_path / "records")

@@ -1,54 +1,82 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import io
 import os
-import tempfile
+import secrets
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import h5py
 import numpy as np
 
+# What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
+
 
 @contextlib.contextmanager
-def replacing(path, mode="wb"):
+def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Opens a temporary file that takes the place of `path` when the block ends without an error.
 
     Args:
-        path: file to write or replace; its folder is made.
-        mode: as for `open`.
+        path: File to write or replace; its folder is made.
+        mode: "w" or "wb", as for `open`.
 
     Yields:
         The open file. An error in the block leaves an earlier `path` as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(handle, mode) as file:
-            yield file
-            file.flush()
+    with _replacement(Path(path)) as temporary, open(temporary, mode.replace("w", "x")) as file:
+        yield file
+        file.flush()
+        try:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
 
 
-def save_model(model, path):
+def save_model(model: Any, path: Path) -> None:
     """Saves a model as a `.keras` file, whole or not at all.
 
     Args:
-        model: a `keras.Model`.
-        path: `pathlib.Path` that ends in ".keras"; its folder is made.
+        model: A `keras.Model`.
+        path: Ends in ".keras"; its folder is made.
     """
+    with _replacement(path) as temporary:
+        model.save(temporary)
+
+
+@contextlib.contextmanager
+def _replacement(path: Path) -> Iterator[Path]:
+    """A free name beside `path`, with its ending, for a file that takes its place at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    model.save(temporary)
-    temporary.replace(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_advice(number: int | None, otherwise: str) -> str:
+    """What helps after a failed write.
+
+    Args:
+        number: The error's `errno`, if it has one.
+        otherwise: What helps whatever the reason, such as "choose another run_dir".
+
+    Returns:
+        `otherwise`, after what helps against a full disk or missing permissions.
+    """
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"free disk space or {otherwise}"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"check the permissions or {otherwise}"
+    return otherwise
 
 
 def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:

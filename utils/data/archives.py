@@ -6,6 +6,7 @@ be read at random: it is copied once, front to back, into a single scratch file 
 offsets.
 """
 
+import bz2
 import gzip
 import hashlib
 import lzma
@@ -17,24 +18,26 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
 # Where downloads are kept: Keras' own cache.
 DOWNLOAD_CACHE = os.environ.get("KERAS_HOME", "~/.keras")
 
-_IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+# Left behind by systems and tools, in lower case; so is whatever begins with a dot.
+_SYSTEM_FILES = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found")
+_OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
     lzma.LZMAError,
-    gzip.BadGzipFile,
     zlib.error,
     EOFError,
     NotImplementedError,  # an unknown compression method
+    OSError,  # of bz2 and gzip
 )
 
 
@@ -47,7 +50,7 @@ class Member(NamedTuple):
 
     name: str
     size: int  # bytes
-    handle: object  # what its archive's reader takes
+    handle: Any  # what its archive's reader takes
 
 
 class Archive:
@@ -65,13 +68,15 @@ class Archive:
         DatasetError: Unsafe or duplicate names, or no single root.
     """
 
-    def __init__(self, path, members: list[Member], read: Callable, marker: str):
+    def __init__(
+        self, path: str | os.PathLike, members: list[Member], read: Callable, marker: str
+    ) -> None:
         self.path = path
         self._read = read
-        files = {}
+        files: dict[str, Member] = {}
         for member in members:
             name = _safe_name(path, member.name)
-            if _is_debris(name):
+            if is_system_file(name):
                 continue
             if name in files and not name.endswith("/"):
                 raise DatasetError(f"{path}: {name} occurs twice; pass a clean archive.")
@@ -110,9 +115,9 @@ class Archive:
             raise DatasetError(f"{self.path}: {name} is missing; pass the complete dataset.")
         try:
             return self._read(self._files[name].handle)
-        except (*_BROKEN, OSError) as error:
+        except _BROKEN as error:
             raise DatasetError(
-                f"{self.path}: {name} cannot be read ({error}); get the archive anew."
+                f"{self.path}: {name} cannot be read ({error}); download the archive again."
             ) from error
 
     def read_text(self, name: str) -> str:
@@ -132,7 +137,7 @@ def open_archive(
     """Opens a dataset archive for reading.
 
     Args:
-        source: Path of a zip, a tar (also .gz or .xz) or a folder, or a URL of such an archive.
+        source: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL of a file.
         scratch_dir: Existing folder; a tar leaves one scratch file there, at most.
         sha256: Expected hexadecimal digest of the archive; None checks nothing.
         marker: Name of a file that the dataset's root holds.
@@ -146,6 +151,8 @@ def open_archive(
     path = _download(str(source), sha256) if "://" in str(source) else Path(source)
     if not path.exists():
         raise DatasetError(f"{source} does not exist; give the path of the archive or its URL.")
+    if not os.access(path, os.R_OK):
+        raise DatasetError(f"{source} may not be read; check its permissions.")
     if path.is_dir():
         if sha256:
             raise DatasetError(f"{source} is a folder: it has no sha256; leave sha256 empty.")
@@ -159,21 +166,32 @@ def open_archive(
                 f"{source} has sha256 {digest}, expected {sha256}; download it again or correct "
                 "sha256."
             )
+    with ExitStack() as stack:
+        try:
+            members, read = _open_file(source, path, Path(scratch_dir), stack)
+        except _BROKEN as error:
+            if getattr(error, "errno", None) is not None:  # the disk's, not the archive's
+                raise
+            raise DatasetError(
+                f"{source} is truncated, corrupt or not a zip or tar archive ({error}); download "
+                "it again."
+            ) from error
+        yield Archive(source, members, read, marker)
+
+
+def _open_file(
+    source: str | os.PathLike, path: Path, scratch_dir: Path, stack: ExitStack
+) -> tuple[list[Member], Callable]:
+    """Returns the members of a zip or tar, and what reads their handles while `stack` is open."""
     with path.open("rb") as file:
-        magic = file.read(6)
-    try:
-        if magic.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                yield Archive(source, list(_zip_members(source, archive)), archive.read, marker)
-        else:
-            opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}.get(magic[:2], open)
-            with opener(path, "rb") as stream, open(Path(scratch_dir, "tar"), "w+b") as scratch:
-                members = list(_tar_members(source, stream, scratch))
-                yield Archive(source, members, lambda at: _read_at(scratch, *at), marker)
-    except _BROKEN as error:
-        raise DatasetError(
-            f"{source} is truncated, corrupt or not a zip or tar archive ({error}); get it anew."
-        ) from error
+        magic = file.read(2)
+    if magic == b"PK":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        return list(_zip_members(source, archive)), archive.read
+    scratch = stack.enter_context((scratch_dir / "tar").open("w+b"))
+    with _OPENERS.get(magic, open)(path, "rb") as stream:
+        members = list(_tar_members(source, stream, scratch))
+    return members, lambda place: os.pread(scratch.fileno(), place[1], place[0])
 
 
 def _download(url: str, sha256: str | None) -> Path:
@@ -196,7 +214,7 @@ def _download(url: str, sha256: str | None) -> Path:
         (cache / "datasets" / target).unlink(missing_ok=True)
         raise DatasetError(
             f"{url} was not downloaded ({error}); check the address, the network, sha256 and the "
-            "room on the disk, or pass the path of a copy."
+            "free disk space, or pass the path of a copy."
         ) from error
     return Path(path)
 
@@ -211,7 +229,7 @@ def _folder_members(path: Path) -> Iterator[Member]:
             yield Member(prefix + name, file.stat().st_size if file.exists() else 0, file)
 
 
-def _zip_members(source, archive: zipfile.ZipFile) -> Iterator[Member]:
+def _zip_members(source: str | os.PathLike, archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -221,19 +239,21 @@ def _zip_members(source, archive: zipfile.ZipFile) -> Iterator[Member]:
         yield Member(info.filename, info.file_size, info)
 
 
-def _tar_members(source, stream: BinaryIO, scratch: BinaryIO) -> Iterator[Member]:
+def _tar_members(
+    source: str | os.PathLike, stream: BinaryIO, scratch: BinaryIO
+) -> Iterator[Member]:
     """Copies each file of the tar into `scratch`; the handle is its place there."""
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in tqdm(archive, desc="Reading the tar", unit=" files", mininterval=2):
             if info.isdir():
                 yield Member(f"{info.name}/", 0, None)
-            elif info.isreg():
+            elif file := archive.extractfile(info) if info.isreg() else None:
                 offset = scratch.tell()
-                shutil.copyfileobj(archive.extractfile(info), scratch)
+                shutil.copyfileobj(file, scratch)
                 yield Member(info.name, info.size, (offset, info.size))
             else:
                 raise _not_a_file(source, info.name)
-            archive.members = []  # else tarfile keeps all headers
+            archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps all headers
         # tarfile takes a truncated or corrupt header for the end: look for the real one, zeros.
         tail = False
         while block := archive.fileobj.read(tarfile.RECORDSIZE):
@@ -245,20 +265,17 @@ def _tar_members(source, stream: BinaryIO, scratch: BinaryIO) -> Iterator[Member
     scratch.flush()
 
 
-def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    return os.pread(file.fileno(), size, offset)
-
-
-def _not_a_file(source, name: str) -> DatasetError:
+def _not_a_file(source: str | os.PathLike, name: str) -> DatasetError:
     return DatasetError(f"{source}: {name} is a link or a device; pass an archive of files only.")
 
 
-def _safe_name(path, name: str) -> str:
-    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+def _safe_name(path: str | os.PathLike, name: str) -> str:
+    name = name.replace("\\", "/")  # of zips that some Windows tools write
+    if name.startswith("/") or ".." in name.split("/"):
         raise DatasetError(f"{path}: {name} points outside of the archive; do not use this file.")
     return posixpath.normpath(name) + "/" * name.endswith("/")
 
 
-def _is_debris(name: str) -> bool:
-    parts = name.split("/")
-    return any(part in _IGNORED or part.startswith("._") for part in parts) or name == "./"
+def is_system_file(name: str) -> bool:
+    """Whether a path is, or is in, something hidden or left behind by an operating system."""
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in name.split("/"))

@@ -3,17 +3,27 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from utils.data.archives import DatasetError
 
 DATASETS = ("tiny-imagenet", "tiny-shapes")
+ORDERS = ("shuffled", "classes")
+SPLITS = ("val", "holdout")  # what a run reports on
+SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
+
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
+# Added by schema 2: the dataset's options, and a digest of all records whatever their shards.
+_ADDED = ("options", "records_sha256")
+
+Manifest = dict[str, Any]
 
 
-def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> dict:
-    """Reads the manifest of a conversion.
+def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manifest:
+    """Reads the manifest of a conversion, of this schema or the first.
 
     Args:
         data_dir: Folder of the records.
@@ -33,56 +43,99 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> dict:
         raise DatasetError(f"{path} does not exist; {remedy}.") from None
     except ValueError as error:
         raise DatasetError(f"{path} is damaged ({error}); delete {data_dir}, {remedy}.") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("schema") not in (1, SCHEMA):
         raise DatasetError(f"{path} has another schema; delete {data_dir}, {remedy}.")
-    damaged = _damaged_shards(Path(data_dir), manifest) if verify else []
+    damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
         raise DatasetError(f"{data_dir}: missing or damaged: {', '.join(damaged)}; {remedy}.")
     return manifest
 
 
-def _sha256(path: Path) -> str:
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Writes the manifest; returns it as it is read back."""
+    text = _as_text(manifest)
+    (folder / MANIFEST).write_text(text, "utf-8")
+    return json.loads(text)
+
+
+def _as_text(manifest: Manifest) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def manifest_sha256(manifest: Manifest) -> str:
+    """The digest by which results name their dataset.
+
+    It is that of the manifest's file in the first schema, so that the same records keep it: results
+    from before and after the fields that schema 2 added name the same dataset.
+
+    Args:
+        manifest: What `load_manifest` returns.
+
+    Returns:
+        sha256, hexadecimal.
+    """
+    first = {key: value for key, value in manifest.items() if key not in _ADDED}
+    return hashlib.sha256(_as_text({**first, "schema": 1}).encode()).hexdigest()
+
+
+def options_of(manifest: Manifest) -> dict[str, int]:
+    """The options that a dataset was drawn with; the first schema knew one seed, 0."""
+    if "options" in manifest or manifest["dataset"] != "tiny-shapes":
+        return manifest.get("options", {})
+    counts = {f"{split}_per_class": n[0] for split, n in manifest["class_counts"].items()}
+    return {"seed": 0, **counts}
+
+
+def damaged_shards(data_dir: str | os.PathLike, manifest: Manifest) -> list[str]:
+    """Names of the shards that are missing, or whose sha256 is not the manifest's."""
+    return [
+        name
+        for name, shard in sorted(manifest["shards"].items())
+        if not Path(data_dir, name).is_file()
+        or file_sha256(Path(data_dir, name)) != shard["sha256"]
+    ]
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damaged_shards(data_dir: Path, manifest: dict) -> list[str]:
-    return [
-        name
-        for name, shard in sorted(manifest["shards"].items())
-        if not (data_dir / name).is_file() or _sha256(data_dir / name) != shard["sha256"]
-    ]
-
-
-SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
-
-
-ORDERS = ("shuffled", "classes")
-
-
-SPLITS = ("val", "holdout")  # what a run reports on
-
-
-def check_choice(name, value, valid):
+def check_choice(name: str, value: str, valid: Iterable[str]) -> None:
     """Refuses what is not among the valid values of a parameter, with a `ValueError`."""
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(valid)}. Received: {name}={value!r}")
 
 
-def evaluation_size(manifest, split="val"):
-    """Images that a run reports on."""
+def evaluation_size(manifest: Manifest, split: str = "val") -> int:
+    """Images that a run reports on.
+
+    Args:
+        manifest: What `load_manifest` returns.
+        split: "val" or "holdout".
+
+    Raises:
+        ValueError: Unknown split, or one without images.
+    """
     check_choice("split", split, SPLITS)
-    return manifest["counts"]["holdout" if split == "holdout" else "validation"]
+    size = manifest["counts"]["holdout" if split == "holdout" else "validation"]
+    if not size:
+        raise ValueError(
+            "split must have images; no class has the two train images that a hold-out needs. "
+            f"Received: split={split!r}"
+        )
+    return size
 
 
-def training_size(manifest, split="val", fraction=1.0):
-    """Images that a run trains on: a share of train, or of train without the hold-out."""
+def training_size(manifest: Manifest, split: str = "val", fraction: float = 1.0) -> int:
+    """Images that a run trains on: a fraction of train, or of train without the hold-out."""
     check_choice("split", split, SPLITS)
     counts = manifest["counts"]
     return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))
 
 
-def steps_per_epoch(manifest, split, batch_size, fraction=1.0):
+def steps_per_epoch(manifest: Manifest, split: str, batch_size: int, fraction: float = 1.0) -> int:
     """Whole batches in an epoch; `ValueError` when there is none."""
     images = training_size(manifest, split, fraction)
     if batch_size > images:

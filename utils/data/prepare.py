@@ -1,13 +1,41 @@
-"""Every dataset of the project by its name."""
+"""Every dataset of the project by its name: convert an archive, or draw one, unless it is there."""
 
+import contextlib
+import errno
 import os
+import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
+import tensorflow as tf
+
 from utils.data import tiny_shapes
-from utils.data.archives import DatasetError
-from utils.data.manifest import DATASETS, MANIFEST, load_manifest
-from utils.data.tfrecords import OFFICIAL_URL, _build, _finished, convert
+from utils.data.archives import DatasetError, is_system_file, open_archive
+from utils.data.manifest import (
+    DATASETS,
+    MANIFEST,
+    Manifest,
+    check_choice,
+    damaged_shards,
+    load_manifest,
+    options_of,
+)
+from utils.data.tiny_imagenet import read_layout
+from utils.data.write_records import describe, write_records
+from utils.files import write_advice
+
+OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
+
+DEFAULT_SHARDS = {"train": 16, "validation": 2}
+RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
+_TF_ERRNO = {
+    tf.errors.ResourceExhaustedError: errno.ENOSPC,
+    tf.errors.PermissionDeniedError: errno.EACCES,
+}
+
+Shards = dict[str, int]
 
 
 def prepare_dataset(
@@ -16,10 +44,10 @@ def prepare_dataset(
     *,
     archive: str | os.PathLike = OFFICIAL_URL,
     sha256: str | None = None,
-    train_shards: int = 16,
-    validation_shards: int = 2,
-    **shapes_options,
-) -> dict:
+    train_shards: int | None = None,
+    validation_shards: int | None = None,
+    **options: int,
+) -> Manifest:
     """Makes the records of a dataset in `data_dir`, unless they are there.
 
     Args:
@@ -27,32 +55,30 @@ def prepare_dataset(
         data_dir: Folder of the records.
         archive: See `convert`; not used for "tiny-shapes".
         sha256: See `convert`.
-        train_shards: Number of train files.
-        validation_shards: Number of validation files.
-        **shapes_options: See `tiny_shapes.draw_tiny_shapes`.
+        train_shards: See `convert`.
+        validation_shards: See `convert`.
+        **options: Of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`. What is not passed may be
+            anything in records that are there.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: Unknown dataset.
-        DatasetError: See `convert`; or `data_dir` holds the other dataset.
+        ValueError: Unknown dataset or option.
+        DatasetError: See `convert`; or `data_dir` holds another dataset, or other options.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
-    synthetic = dataset == "tiny-shapes"
-    shards = {"train": train_shards, "validation": validation_shards}
-    if Path(data_dir, MANIFEST).exists():
-        found = load_manifest(data_dir, verify=False)
-        asked = {split: shapes_options.get(f"{split}_per_class") for split in shards}
-        if found["synthetic"] != synthetic or any(
-            number and found["class_counts"][split][0] != number for split, number in asked.items()
-        ):
-            raise DatasetError(
-                f"{data_dir} holds {found['dataset']} with {found['counts']}, not the {dataset} "
-                "asked for; choose another folder."
-            )
-    if dataset == "tiny-imagenet":
+    check_choice("dataset", dataset, DATASETS)
+    drawn = dataset == "tiny-shapes"
+    known = tuple(tiny_shapes.DEFAULT_OPTIONS) if drawn else ()
+    if not set(options) <= set(known):
+        raise ValueError(
+            f"The options of {dataset} are: {', '.join(known) or 'none'}. "
+            f"Received: {', '.join(options)}"
+        )
+    found = _find_manifest(Path(data_dir))
+    if found:
+        _check_dataset(data_dir, found, dataset, options)
+    if not drawn:
         return convert(
             archive,
             data_dir,
@@ -60,8 +86,205 @@ def prepare_dataset(
             train_shards=train_shards,
             validation_shards=validation_shards,
         )
-    if manifest := _finished(data_dir, shards):
-        return manifest
+    shards = _check_shards(train_shards, validation_shards)
+    if found and _is_finished(data_dir, found, shards):
+        return found
+    options = {**tiny_shapes.DEFAULT_OPTIONS, **(options_of(found) if found else {}), **options}
     with tempfile.TemporaryDirectory() as root:
-        tiny_shapes.draw_tiny_shapes(root, **shapes_options)
-        return _build(root, Path(data_dir), None, shards)
+        tiny_shapes.draw_tiny_shapes(root, **options)
+        return _build(root, Path(data_dir), None, shards, found, options)
+
+
+def convert(
+    archive: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    train_shards: int | None = None,
+    validation_shards: int | None = None,
+) -> Manifest:
+    """Converts a dataset in Tiny ImageNet's layout to TFRecords.
+
+    Every image is decoded once and checked; JPEG bytes are stored as they are. The records are
+    built in a hidden folder within `output_dir` and moved when all are there, so a failure leaves
+    nothing. A finished conversion in `output_dir` is recognized by its manifest, without the
+    archive, and not repeated. If one of its shards is damaged, or other numbers of shards are asked
+    for, it is rebuilt, but only from the data that it was made from.
+
+    Args:
+        archive: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL. In place of the
+            official URL a file of its name in `data/`, or a tar of it, is taken if there is one.
+        output_dir: Folder of the records: new, empty or of an earlier conversion.
+        sha256: Expected digest of the archive file; the official URL has its own.
+        train_shards: Number of train files; None is what is there, or 16.
+        validation_shards: Number of validation files; None is what is there, or 2.
+
+    Returns:
+        The manifest, as in `output_dir/manifest.json`.
+
+    Raises:
+        DatasetError: Anything wrong with the archive, its files, `output_dir` or the disk; or
+            `output_dir` needs to be rebuilt and holds other data than the archive.
+    """
+    shards = _check_shards(train_shards, validation_shards)
+    found = _find_manifest(Path(output_dir))
+    if found and _is_finished(output_dir, found, shards):
+        return found
+    if str(archive) == OFFICIAL_URL:
+        if found and found["dataset"] != "tiny-imagenet":  # known without downloading it
+            raise _other_data(output_dir, found, archive, ["dataset"])
+        archive = _at_hand(Path(OFFICIAL_URL).stem) or archive
+        if str(archive).endswith(".zip"):
+            sha256 = sha256 or OFFICIAL_SHA256
+    return _build(archive, Path(output_dir), sha256, shards, found)
+
+
+def _check_shards(train: int | None, validation: int | None) -> Shards:
+    """The numbers of shards that were asked for."""
+    shards = {
+        split: number
+        for split, number in (("train", train), ("validation", validation))
+        if number is not None
+    }
+    for split, number in shards.items():
+        if number < 1:
+            raise ValueError(f"{split}_shards must be at least 1. Received: {number}")
+    return shards
+
+
+def _at_hand(name: str, folder: str = "data") -> Path | None:
+    """An archive that somebody has put into `folder`, so that nothing is downloaded."""
+    for ending in (".zip", ".tar.xz", ".tar.gz"):
+        path = Path(folder, name + ending)
+        if path.exists():
+            print(f"Taking {path} instead of downloading.")
+            return path
+    return None
+
+
+def _find_manifest(output_dir: Path) -> Manifest | None:
+    """The manifest of a conversion in a folder; None if the folder is empty or does not exist."""
+    if (output_dir / MANIFEST).exists():
+        return load_manifest(output_dir, verify=False)
+    if output_dir.exists() and not (
+        output_dir.is_dir() and all(is_system_file(file.name) for file in output_dir.iterdir())
+    ):
+        raise DatasetError(
+            f"{output_dir} exists and holds no {MANIFEST}; choose a new or empty output_dir."
+        )
+    return None
+
+
+def _check_dataset(
+    data_dir: str | os.PathLike, found: Manifest, dataset: str, options: dict[str, int]
+) -> None:
+    """Refuses records of another dataset, or drawn with other options."""
+    there = options_of(found)
+    other = {name: value for name, value in options.items() if there.get(name) != value}
+    held, asked = found["dataset"], dataset
+    if (held == "tiny-shapes") == (dataset == "tiny-shapes"):
+        if not other:
+            return
+        held += " with " + ", ".join(f"{name}={there.get(name)}" for name in other)
+        asked = ", ".join(f"{name}={value}" for name, value in other.items())
+    raise DatasetError(f"{data_dir} holds {held}, not {asked}; choose another folder.")
+
+
+def _is_finished(output_dir: str | os.PathLike, found: Manifest, shards: Shards) -> bool:
+    """Whether the records are undamaged and in the numbers of shards that were asked for."""
+    damaged = damaged_shards(output_dir, found)
+    if not damaged and shards.items() <= _shards_of(found).items():
+        print(f"{output_dir} already holds {found['dataset']}, {found['counts']} images.")
+        return True
+    reason = f"damaged: {', '.join(damaged)}" if damaged else "other numbers of shards asked for"
+    print(f"The records in {output_dir} are to be rebuilt ({reason}).")
+    return False
+
+
+def _shards_of(found: Manifest) -> Shards:
+    return dict(Counter(name.split("-")[0] for name in found["shards"]))
+
+
+def _other_data(
+    output_dir: str | os.PathLike, found: Manifest, archive: str | os.PathLike, fields: list[str]
+) -> DatasetError:
+    return DatasetError(
+        f"{output_dir} holds {found['dataset']} that was not made from {archive} (another "
+        f"{', '.join(fields)}), so it is not rebuilt from that. Pass the archive that it was made "
+        "from, or choose another folder."
+    )
+
+
+def _check_same_data(
+    output_dir: Path, found: Manifest | None, new: Manifest, archive: str | os.PathLike
+) -> None:
+    """Refuses to replace records by those of other data, as far as both manifests tell."""
+    common = set(found or ()) & set(new) - {"schema", "shards"}
+    fields = sorted(key for key in common if found and found[key] != new[key])
+    if found and fields:
+        raise _other_data(output_dir, found, archive, fields)
+
+
+def _build(
+    archive: str | os.PathLike,
+    output_dir: Path,
+    sha256: str | None,
+    shards: Shards,
+    found: Manifest | None,
+    options: dict[str, int] | None = None,
+) -> Manifest:
+    """Converts within `output_dir`: it may be a mount point, or its parent read-only."""
+    target = Path(os.path.realpath(output_dir))
+    is_new = not target.exists()
+    shards = {**DEFAULT_SHARDS, **(_shards_of(found) if found else {}), **shards}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".converting-", dir=target, ignore_cleanup_errors=True
+        ) as scratch:
+            if os.path.isfile(archive):
+                _check_disk(target, os.path.getsize(archive))
+            built = Path(scratch, "records")
+            built.mkdir()
+            with open_archive(archive, scratch, sha256=sha256, marker="wnids.txt") as source:
+                layout = read_layout(source)
+                description = describe(layout, options)
+                _check_same_data(output_dir, found, description, archive)
+                _check_disk(target, source.size + RECORD_OVERHEAD * len(source.names()))
+                manifest = write_records(source, layout, built, shards, description)
+            _check_same_data(output_dir, found, manifest, archive)
+            _publish(built, target, found)
+    except (OSError, tf.errors.OpError) as error:
+        number = getattr(error, "errno", _TF_ERRNO.get(type(error)))
+        advice = write_advice(number, "choose another output_dir")
+        raise DatasetError(
+            f"Writing {output_dir} failed ({error}); {advice}, then convert again."
+        ) from error
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                target.rmdir()  # where it is still empty
+    return manifest
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < needed:  # a total of 0: the drive does not tell
+        raise DatasetError(
+            f"The disk of {folder} is full: {usage.free / 1e6:.0f} MB are free and about "
+            f"{needed / 1e6:.0f} MB needed; free disk space or choose another output_dir."
+        )
+
+
+def _publish(built: Path, target: Path, found: Manifest | None) -> None:
+    """Moves finished records to `target`, the manifest last; what fails in a new one is undone."""
+    new = sorted(built.iterdir(), key=lambda file: file.name == MANIFEST)
+    try:
+        for file in new:
+            file.replace(target / file.name)
+    except BaseException:
+        for file in () if found else new:
+            (target / file.name).unlink(missing_ok=True)
+        raise
+    for name in set(found["shards"] if found else ()) - {file.name for file in new}:
+        (target / Path(name).name).unlink(missing_ok=True)

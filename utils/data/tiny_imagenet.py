@@ -7,22 +7,28 @@ train/<wnid>/<wnid>_boxes.txt       file, x0, y0, x1, y1; tab-separated; optiona
 val/images/*.JPEG                   validation images
 val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
 .../masks/*.png                     beside images/, optional: 0 background, 1 + class index
+
+Taken as well is what has been sorted for ImageFolder: train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or
+val/<wnid>/images/*.JPEG, whose validation images then have no boxes.
 """
 
 import hashlib
 import io
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.data.archives import Archive, DatasetError
 
+Box = tuple[float, float, float, float]
+Folders = dict[str, list[str]]  # the files of each folder; one that is missing has none
+
 IMAGE_SIZE = 64  # pixels, both sides
-# sha256 of the official 200 wnids, sorted and joined by newlines; the images of a class they have.
+IMAGE_ENDINGS = (".jpeg", ".jpg")
+# sha256 of the official 200 wnids, sorted and joined by newlines; images per class.
 OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
 OFFICIAL_CLASS_COUNTS = {"train": 500, "validation": 50}
 
@@ -32,7 +38,7 @@ class ImageFile(NamedTuple):
 
     name: str  # path in the archive
     wnid: str
-    boxes: tuple = ()  # of (xmin, ymin, xmax, ymax): fractions of the image's sides
+    boxes: tuple[Box, ...] = ()  # of (xmin, ymin, xmax, ymax): fractions of the image's sides
     mask: str | None = None  # path in the archive
 
 
@@ -68,11 +74,11 @@ def read_layout(source: Archive) -> Layout:
     words = dict(
         line.split("\t", 1) for line in source.read_text("words.txt").splitlines() if "\t" in line
     )
-    folders = defaultdict(list)
+    folders: Folders = defaultdict(list)
     for name in source.names():
         folder, _, base = name.rpartition("/")
         folders[folder] += [base] if base else []
-    found = {folder.split("/")[1] for folder in folders if folder.startswith("train/")}
+    found = _class_folders("train", folders)
     for wnid in sorted(found.symmetric_difference(classes)):
         problem = "has no wnid in wnids.txt" if wnid in found else "is missing"
         raise DatasetError(
@@ -91,7 +97,11 @@ def read_layout(source: Archive) -> Layout:
     return layout
 
 
-def read_image(
+def _class_folders(split: str, folders: Folders) -> set[str]:
+    return {folder.split("/")[1] for folder in folders if folder.startswith(f"{split}/")}
+
+
+def read_checked_image(
     source: Archive, image: ImageFile, classes: int
 ) -> tuple[bytes, bytes | None, Image.Image]:
     """Reads and decodes one image, and its mask if it has one.
@@ -111,7 +121,7 @@ def read_image(
     decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))
     if image.mask:
         mask = source.read(image.mask)
-        highest = _decode(source, image.mask, mask, "PNG", ("L", "P")).getextrema()[1]
+        highest = int(np.asarray(_decode(source, image.mask, mask, "PNG", ("L", "P"))).max())
         if highest > classes:
             raise DatasetError(
                 f"{source.path}: {image.mask} has the value {highest}; draw it with 0 (background) "
@@ -120,18 +130,21 @@ def read_image(
     return data, mask, decoded
 
 
-def _decode(source: Archive, name: str, data: bytes, kind: str, modes: tuple) -> Image.Image:
+def _decode(
+    source: Archive, name: str, data: bytes, kind: str, modes: tuple[str, ...]
+) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=(kind,))
         if image.size == (IMAGE_SIZE, IMAGE_SIZE) and image.mode in modes:
             image.load()
-            # the decoder alone may not miss the end-of-image marker
-            if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+            # The decoder may not miss the end-of-image marker. One before the last start-of-scan
+            # marker is a thumbnail's; bytes behind the end do no harm.
+            if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
                 raise OSError("truncated")
             return image
         problem = f"is {image.width}x{image.height} {image.mode}"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         problem = f"cannot be decoded ({reason})"
     raise DatasetError(
         f"{source.path}: {name} {problem}; replace it by a {IMAGE_SIZE}x{IMAGE_SIZE} {kind} with "
@@ -139,26 +152,35 @@ def _decode(source: Archive, name: str, data: bytes, kind: str, modes: tuple) ->
     )
 
 
-def _train_images(source: Archive, wnid: str, folders: dict) -> list[ImageFile]:
+def _train_images(source: Archive, wnid: str, folders: Folders) -> list[ImageFile]:
     folder, boxes_file = f"train/{wnid}", f"{wnid}_boxes.txt"
-    if not folders.get(f"{folder}/images"):
-        raise DatasetError(
-            f"{source.path}: {folder}/images holds no image; restore it or drop the class."
-        )
-    boxes = defaultdict(tuple)
+    images = _image_folder(folder, folders)
+    if not folders[images]:
+        raise DatasetError(f"{source.path}: {images} holds no image; restore it or drop the class.")
+    boxes: dict[str, tuple[Box, ...]] = defaultdict(tuple)
     if boxes_file in folders[folder]:
         for (base,), box in _annotations(source, f"{folder}/{boxes_file}", "file"):
             boxes[base] += (box,)
-    _check_listed(source, f"{folder}/{boxes_file}", boxes, f"{folder}/images", folders)
+    _check_listed(source, f"{folder}/{boxes_file}", boxes, images, folders)
     return [
         ImageFile(name, wnid, boxes[base], mask)
         for base, name, mask in _with_masks(source, folder, folders)
     ]
 
 
-def _validation_images(source: Archive, classes: set, folders: dict) -> list[ImageFile]:
+def _image_folder(folder: str, folders: Folders) -> str:
+    """Where the images of a class are: in images/ or, sorted for ImageFolder, in its own folder."""
+    below = f"{folder}/images"
+    flat = any(base.lower().endswith(IMAGE_ENDINGS) for base in folders[folder])
+    return folder if flat and not folders[below] else below
+
+
+def _validation_images(source: Archive, classes: set[str], folders: Folders) -> list[ImageFile]:
     file, folder = "val/val_annotations.txt", "val/images"
-    known = {}
+    sorted_by_class = _class_folders("val", folders) - {"images", "masks"}
+    if sorted_by_class and not folders[folder]:
+        return _sorted_validation_images(source, classes, sorted_by_class, folders)
+    known: dict[str, ImageFile] = {}
     for (base, wnid), box in _annotations(source, file, "file, wnid"):
         if wnid not in classes or base in known:
             problem = "is listed twice" if base in known else f"has the unknown wnid {wnid}"
@@ -170,14 +192,28 @@ def _validation_images(source: Archive, classes: set, folders: dict) -> list[Ima
             raise DatasetError(
                 f"{source.path}: {folder}/{base} is not in {file}; add its line or remove the file."
             )
-    if not known:
-        raise DatasetError(f"{source.path}: {folder} holds no image; pass the complete dataset.")
     return [
         known[base]._replace(mask=mask) for base, _, mask in _with_masks(source, "val", folders)
     ]
 
 
-def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[str], tuple]]:
+def _sorted_validation_images(
+    source: Archive, classes: set[str], found: set[str], folders: Folders
+) -> list[ImageFile]:
+    """Validation images in folders of their class; boxes are not looked for."""
+    for wnid in sorted(found - classes):
+        raise DatasetError(
+            f"{source.path}: class folder val/{wnid} has no wnid in wnids.txt; make folders and "
+            "wnids.txt agree."
+        )
+    return [
+        ImageFile(name, wnid, mask=mask)
+        for wnid in sorted(found)
+        for _, name, mask in _with_masks(source, f"val/{wnid}", folders)
+    ]
+
+
+def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[str], Box]]:
     """Yields the leading fields and the box of each line."""
     count = len(names.split(","))
     for number, line in enumerate(source.read_text(file).splitlines(), 1):
@@ -194,10 +230,13 @@ def _annotations(source: Archive, file: str, names: str) -> Iterator[tuple[list[
                 f"{source.path}: {file}, line {number} is malformed: {line!r}; correct it to "
                 f"{names}, x0, y0, x1, y1, separated by tabs."
             )
-        yield fields[:count], tuple(min(edge / IMAGE_SIZE, 1.0) for edge in (x0, y0, x1, y1))
+        xmin, ymin, xmax, ymax = (min(edge / IMAGE_SIZE, 1.0) for edge in (x0, y0, x1, y1))
+        yield fields[:count], (xmin, ymin, xmax, ymax)
 
 
-def _check_listed(source: Archive, file: str, listed, folder: str, folders: dict) -> None:
+def _check_listed(
+    source: Archive, file: str, listed: Iterable[str], folder: str, folders: Folders
+) -> None:
     for base in sorted(set(listed).difference(folders[folder])):
         raise DatasetError(
             f"{source.path}: {file} lists {base}, which is not in {folder}; restore the file or "
@@ -205,18 +244,26 @@ def _check_listed(source: Archive, file: str, listed, folder: str, folders: dict
         )
 
 
-def _with_masks(source: Archive, folder: str, folders: dict) -> Iterator[tuple]:
-    """Yields base name, path and mask path of each image in a folder."""
-    masks = set(folders.get(f"{folder}/masks", ()))
-    for base in folders[f"{folder}/images"]:
+def _with_masks(
+    source: Archive, folder: str, folders: Folders
+) -> Iterator[tuple[str, str, str | None]]:
+    """Yields base name, path and mask path of each image of a class, or of val."""
+    images, masks = _image_folder(folder, folders), set(folders[f"{folder}/masks"])
+    for base in folders[images]:
+        if images == folder and not base.lower().endswith(IMAGE_ENDINGS):
+            continue  # the boxes' file
         mask = base.rpartition(".")[0] + ".png"
         if masks and mask not in masks:
             raise DatasetError(f"{source.path}: {folder}/masks/{mask} is missing; restore it.")
-        yield base, f"{folder}/images/{base}", f"{folder}/masks/{mask}" if masks else None
+        yield base, f"{images}/{base}", f"{folder}/masks/{mask}" if masks else None
 
 
 def _check_counts(source: Archive, layout: Layout) -> None:
     for split, images in layout.splits.items():
+        if not images:
+            raise DatasetError(
+                f"{source.path}: no {split} image was found; pass the complete dataset."
+            )
         for base, number in Counter(image.name.rpartition("/")[2] for image in images).items():
             if number > 1:
                 raise DatasetError(
@@ -232,45 +279,3 @@ def _check_counts(source: Archive, layout: Layout) -> None:
                     f"{source.path}: {number} {split} images of {wnid}, but Tiny ImageNet has "
                     f"{expected}; pass the complete dataset."
                 )
-
-
-def write_layout(
-    root: str | os.PathLike, wnids: list[str], words: dict[str, str], images: Iterable[tuple]
-) -> Path:
-    """Writes images with masks, and the boxes around these, in Tiny ImageNet's layout.
-
-    Args:
-        root: Folder to write into; made if missing.
-        wnids: Class ids in the order of wnids.txt.
-        words: Words of each class id.
-        images: Yields (split, wnid, base name, image, inside): split is "train" or "val", image an
-            RGB `PIL.Image` of 64x64, and inside an "L" one that is not zero where the object is.
-
-    Returns:
-        `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
-        files of 0 (background) and 1 + the class's index in sorted wnids.
-    """
-    root, boxes = Path(root), {"val": []}
-    value = {wnid: 1 + index for index, wnid in enumerate(sorted(wnids))}
-    for folder in ("val", *(f"train/{wnid}" for wnid in wnids)):
-        for name in ("images", "masks"):
-            (root / folder / name).mkdir(parents=True, exist_ok=True)
-    for split, wnid, name, image, inside in images:
-        folder = root / ("val" if split == "val" else f"train/{wnid}")
-        inside = inside.point([0] + [value[wnid]] * 255)
-        image.save(folder / "images" / f"{name}.JPEG", quality=92)
-        inside.save(folder / "masks" / f"{name}.png")
-        known = [wnid] if split == "val" else []
-        line = _line(f"{name}.JPEG", *known, *(inside.getbbox() or (0, 0, 0, 0)))
-        boxes.setdefault("val" if split == "val" else wnid, []).append(line)
-    (root / "val" / "val_annotations.txt").write_text("".join(boxes.pop("val")), "utf-8")
-    for wnid in wnids:
-        text = "".join(boxes.get(wnid, []))
-        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(text, "utf-8")
-    (root / "words.txt").write_text("".join(_line(*pair) for pair in words.items()), "utf-8")
-    (root / "wnids.txt").write_text("".join(map(_line, wnids)), "utf-8")
-    return root
-
-
-def _line(*fields) -> str:
-    return "\t".join(map(str, fields)) + "\n"

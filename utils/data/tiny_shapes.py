@@ -1,6 +1,6 @@
 """tiny-shapes: a synthetic dataset in Tiny ImageNet's layout, drawn from a seed in seconds.
 
-24 classes: six shapes, plain or striped, in one of two families of colour. Place, size, angle and
+24 classes: six shapes, plain or striped, in one of two families of color. Place, size, angle and
 shade are random, and so is the clutter behind. A family is a pair of opposite hues and stripes are
 as bright as plain paint, so that averages tell little: a linear classifier on pixels stays near
 chance, while a small network learns the dataset in minutes. Each image has a box and a
@@ -11,31 +11,31 @@ import colorsys
 import itertools
 import math
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from utils.data.tiny_imagenet import write_layout
+from utils.data.tiny_imagenet import IMAGE_SIZE
 
-PREFIX = "shape"  # of each class id: marks what is made from this dataset as synthetic
-IMAGE_SIZE = 64  # pixels
 SHAPES = ("disk", "square", "triangle", "star", "cross", "crescent")
-HUES = {"orange-blue": (0.07, 0.57), "green-purple": (0.32, 0.82)}  # turns of the colour circle
+HUES = {"orange-blue": (0.07, 0.57), "green-purple": (0.32, 0.82)}  # turns of the color wheel
 TEXTURES = ("plain", "striped")
 CLASSES = [
-    (f"{PREFIX}{index:03d}", *kind)
+    (f"shape{index:03d}", *kind)
     for index, kind in enumerate(itertools.product(SHAPES, HUES, TEXTURES))
 ]
+DEFAULT_OPTIONS = {"train_per_class": 200, "validation_per_class": 50, "seed": 0}
 _FINE = 4  # a shape is drawn this many times larger, then reduced: smooth edges
 
 
 def draw_tiny_shapes(
     root: str | os.PathLike,
     *,
-    train_per_class: int = 200,
-    validation_per_class: int = 50,
-    seed: int = 0,
+    train_per_class: int = DEFAULT_OPTIONS["train_per_class"],
+    validation_per_class: int = DEFAULT_OPTIONS["validation_per_class"],
+    seed: int = DEFAULT_OPTIONS["seed"],
 ) -> Path:
     """Draws the dataset into a folder in Tiny ImageNet's layout.
 
@@ -43,8 +43,8 @@ def draw_tiny_shapes(
 
     Args:
         root: Folder to write into; made if missing.
-        train_per_class: Number of train images a class.
-        validation_per_class: Number of validation images a class.
+        train_per_class: Number of train images per class.
+        validation_per_class: Number of validation images per class.
         seed: Not negative.
 
     Returns:
@@ -56,19 +56,19 @@ def draw_tiny_shapes(
     order = np.random.RandomState(seed).permutation(len(CLASSES))
     counts = {"train": train_per_class, "val": validation_per_class}
 
-    def images():
-        for index, (wnid, *kind) in enumerate(CLASSES):
+    def images() -> Iterator[tuple[str, str, str, Image.Image, Image.Image]]:
+        for index, (wnid, shape, hue, texture) in enumerate(CLASSES):
             for split, count in counts.items():
                 for number in range(count):
                     seeds = [seed, ["train", "val"].index(split), index, number]
-                    image, alpha = draw_image(*kind, np.random.RandomState(seeds))
+                    image, alpha = draw_image(shape, hue, texture, np.random.RandomState(seeds))
                     inside = alpha.point([0] * 128 + [255] * 128)
                     name = f"{wnid}_{number}"
                     if split == "val":
                         name = f"val_{number * len(CLASSES) + index}"
                     yield split, wnid, name, image, inside
 
-    return write_layout(root, [CLASSES[i][0] for i in order], words, images())
+    return _write_layout(Path(root), [CLASSES[i][0] for i in order], words, images())
 
 
 def draw_image(
@@ -96,33 +96,34 @@ def draw_image(
 
 
 def _background(random: np.random.RandomState) -> Image.Image:
-    """Blurred patches of colour, with thin lines and small blobs on them."""
+    """Blurred patches of color, with thin lines and small blobs on them."""
     fine = 2 * IMAGE_SIZE
     patches = Image.fromarray(random.randint(60, 200, (4, 4, 3), np.uint8))
-    canvas = patches.resize((fine, fine), Image.BICUBIC)
+    canvas = patches.resize((fine, fine), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     for _ in range(random.randint(3, 7)):
-        colour = _colour(random.uniform(), random)
+        color = _color(random.uniform(), random)
         x0, y0, x1, y1 = random.uniform(0, fine, 4)
         if random.uniform() < 0.5:
-            draw.line((x0, y0, x1, y1), colour, width=random.randint(2, 5))
+            draw.line((x0, y0, x1, y1), color, width=random.randint(2, 5))
         else:
             width, height = random.uniform(4, 13, 2)
-            draw.ellipse((x0, y0, x0 + width, y0 + height), colour)
+            draw.ellipse((x0, y0, x0 + width, y0 + height), color)
     return canvas.reduce(2)
 
 
-def _colour(hue: float, random: np.random.RandomState) -> tuple[int, int, int]:
-    """A clear colour of a hue."""
+def _color(hue: float, random: np.random.RandomState) -> tuple[int, int, int]:
+    """A clear color of a hue."""
     shade = colorsys.hsv_to_rgb(hue % 1, random.uniform(0.75, 1), random.uniform(0.7, 0.95))
-    return tuple(round(255 * part) for part in shade)
+    red, green, blue = (round(255 * part) for part in shade)
+    return red, green, blue
 
 
 def _silhouette(shape: str, random: np.random.RandomState) -> Image.Image:
     """The shape at a random place, size and angle, all of it inside of the image."""
     radius = random.uniform(16, 25)
-    centre = random.uniform(radius + 1, IMAGE_SIZE - radius - 1, 2)
-    points = _outline(shape) @ _rotation(random.uniform(0, 2 * math.pi)) * radius + centre
+    center = random.uniform(radius + 1, IMAGE_SIZE - radius - 1, 2)
+    points = _outline(shape) @ _rotation(random.uniform(0, 2 * math.pi)) * radius + center
     mask = Image.new("L", (IMAGE_SIZE * _FINE, IMAGE_SIZE * _FINE))
     ImageDraw.Draw(mask).polygon([tuple(point) for point in points * _FINE], fill=255)
     return mask.reduce(_FINE)
@@ -148,8 +149,8 @@ def _outline(shape: str) -> np.ndarray:
     if shape == "star":
         radii = np.where(np.arange(10) % 2, 0.42, 1)
         return _polar(np.linspace(0, 2 * math.pi, 10, endpoint=False)) * radii[:, None]
-    corners = {"square": 4, "triangle": 3}[shape]
-    return _polar(np.linspace(0, 2 * math.pi, corners, endpoint=False))
+    number = {"square": 4, "triangle": 3}[shape]
+    return _polar(np.linspace(0, 2 * math.pi, number, endpoint=False))
 
 
 def _polar(angles: np.ndarray) -> np.ndarray:
@@ -157,15 +158,60 @@ def _polar(angles: np.ndarray) -> np.ndarray:
 
 
 def _paint(hue: str, texture: str, random: np.random.RandomState) -> Image.Image:
-    """The object's surface: one shade of a colour, or stripes of a light and a dark one."""
-    hue = HUES[hue][random.randint(2)] + random.uniform(-0.06, 0.06)
-    colour = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _colour(hue, random))
-    light = Image.blend(colour, Image.new("RGB", colour.size, "white"), 0.65)
-    dark = Image.blend(colour, Image.new("RGB", colour.size, "black"), 0.55)
+    """The object's surface: one shade of a color, or stripes of a light and a dark one."""
+    turn = HUES[hue][random.randint(2)] + random.uniform(-0.06, 0.06)
+    color = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _color(turn, random))
+    light = Image.blend(color, Image.new("RGB", color.size, "white"), 0.65)
+    dark = Image.blend(color, Image.new("RGB", color.size, "black"), 0.55)
     if texture == "plain":
-        return Image.blend(colour, (light, dark)[random.randint(2)], random.uniform(0, 0.7))
+        return Image.blend(color, (light, dark)[random.randint(2)], random.uniform(0, 0.7))
     angle, period = random.uniform(0, math.pi), random.uniform(7, 10)
     x, y = np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE)[:, None]
     phase = (x * math.cos(angle) + y * math.sin(angle)) / period + random.uniform()
     wave = (128 + 400 * np.sin(2 * math.pi * phase)).clip(0, 255)  # clipped: soft edges
     return Image.composite(light, dark, Image.fromarray(wave.astype(np.uint8)))
+
+
+def _write_layout(
+    root: Path,
+    wnids: list[str],
+    words: dict[str, str],
+    images: Iterable[tuple[str, str, str, Image.Image, Image.Image]],
+) -> Path:
+    """Writes images with masks, and the boxes around these, in Tiny ImageNet's layout.
+
+    Args:
+        root: Folder to write into; made if missing.
+        wnids: Class ids in the order of wnids.txt.
+        words: Words of each class id.
+        images: Yields (split, wnid, base name, image, inside): split is "train" or "val", image an
+            RGB `PIL.Image` of 64x64, and inside an "L" one that is not zero where the object is.
+
+    Returns:
+        `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
+        files of 0 (background) and 1 + the class's index in sorted wnids.
+    """
+    boxes: dict[str, list[str]] = {"val": []}
+    value = {wnid: 1 + index for index, wnid in enumerate(sorted(wnids))}
+    for parent in ("val", *(f"train/{wnid}" for wnid in wnids)):
+        for name in ("images", "masks"):
+            (root / parent / name).mkdir(parents=True, exist_ok=True)
+    for split, wnid, name, image, inside in images:
+        folder = root / ("val" if split == "val" else f"train/{wnid}")
+        inside = inside.point([0] + [value[wnid]] * 255)
+        image.save(folder / "images" / f"{name}.JPEG", quality=92)
+        inside.save(folder / "masks" / f"{name}.png")
+        known = [wnid] if split == "val" else []
+        line = _line(f"{name}.JPEG", *known, *(inside.getbbox() or (0, 0, 0, 0)))
+        boxes.setdefault("val" if split == "val" else wnid, []).append(line)
+    (root / "val" / "val_annotations.txt").write_text("".join(boxes.pop("val")), "utf-8")
+    for wnid in wnids:
+        text = "".join(boxes.get(wnid, []))
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(text, "utf-8")
+    (root / "words.txt").write_text("".join(_line(*pair) for pair in words.items()), "utf-8")
+    (root / "wnids.txt").write_text("".join(map(_line, wnids)), "utf-8")
+    return root
+
+
+def _line(*fields: object) -> str:
+    return "\t".join(map(str, fields)) + "\n"

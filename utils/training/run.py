@@ -5,14 +5,13 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 """
 
 import contextlib
-import hashlib
 from pathlib import Path
 
 import keras
 
 from utils import environment
 from utils.data import pipeline
-from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
+from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
 from utils.devices import find_devices
 from utils.files import save_model
 from utils.models.build import build_model, count_macs, count_parameters, start_from
@@ -47,7 +46,7 @@ def train(config):
     Raises:
         TrainingError: `run_dir` holds another run, is in use or cannot be written; the loss is no
             longer finite; or a signal has ended the run.
-        utils.data.tfrecords.DatasetError: the records are missing, damaged or of another dataset.
+        utils.data.archives.DatasetError: the records are missing, damaged or of another dataset.
         utils.training.checkpoints.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
     config = config.resolve()
@@ -94,8 +93,7 @@ class _Run:
                 f"{config.data_dir} holds {self.manifest['dataset']}, not {config.dataset}. "
                 "Choose another data_dir."
             )
-        manifest_file = Path(config.data_dir) / MANIFEST
-        self.manifest_sha256 = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
+        self.manifest_sha256 = manifest_sha256(self.manifest)
         self.steps = steps_per_epoch(
             self.manifest, config.split, config.batch_size, config.fraction
         )

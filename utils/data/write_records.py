@@ -1,0 +1,206 @@
+"""Writes the TFRecords of a dataset in Tiny ImageNet's layout: its shards and its manifest.
+
+The records have the schema of TensorFlow's ImageNet script, so any ImageNet reader takes them. The
+same data gives the same shards and the same manifest from a zip, a tar or a folder.
+
+Source: tensorflow/tpu, tools/datasets/imagenet_to_gcs.py (schema); tensorflow/models,
+research/slim/datasets/build_imagenet_data.py (boxes) and research/deeplab/datasets/build_data.py
+(masks).
+"""
+
+import hashlib
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tqdm import tqdm
+
+from utils.data import tiny_shapes
+from utils.data.archives import Archive
+from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
+from utils.data.tiny_imagenet import IMAGE_SIZE, ImageFile, Layout, read_checked_image
+
+SHUFFLE_SEED = 2012
+HOLDOUT_SEED = 2018
+HOLDOUT_PER_CLASS = 50
+READERS = 16  # threads; a disk takes long to find each file of a folder
+READ_AHEAD = 256  # images
+
+EDGES = tuple(f"image/object/bbox/{edge}" for edge in ("xmin", "ymin", "xmax", "ymax"))
+MASK = "image/segmentation/class/encoded"
+
+Read = tuple[bytes, bytes | None, Image.Image]  # what `read_checked_image` returns
+
+
+def describe(layout: Layout, options: dict[str, int] | None = None) -> Manifest:
+    """What a manifest says of a dataset before its images are read.
+
+    Args:
+        layout: All images.
+        options: What the dataset was drawn with, if it was.
+
+    Returns:
+        The manifest, still without shards and without what only the images tell.
+    """
+    synthetic = layout.classes == [wnid for wnid, *_ in tiny_shapes.CLASSES]
+    name = "tiny-imagenet" if layout.official else "tiny-imagenet-like"
+    holdout = choose_holdout(layout)
+    per_class = {
+        split: Counter(image.wnid for image in images) for split, images in layout.splits.items()
+    }
+    return {
+        "schema": SCHEMA,
+        "dataset": "tiny-shapes" if synthetic else name,
+        "options": options or {},
+        "synthetic": synthetic,
+        "image_size": IMAGE_SIZE,
+        "classes": layout.classes,
+        "words": layout.words,
+        "counts": {split: len(images) for split, images in layout.splits.items()}
+        | {"holdout": len(holdout)},
+        "class_counts": {
+            split: [counts[wnid] for wnid in layout.classes] for split, counts in per_class.items()
+        },
+        "shuffle_seed": SHUFFLE_SEED,
+        "holdout_seed": HOLDOUT_SEED,
+        "holdout": holdout,
+    }
+
+
+def write_records(
+    source: Archive, layout: Layout, folder: Path, shards: dict[str, int], description: Manifest
+) -> Manifest:
+    """Reads and checks all images; writes the shards, then the manifest.
+
+    Args:
+        source: The open archive.
+        layout: Its images.
+        folder: An empty folder.
+        shards: Number of files of each split.
+        description: What `describe` says of the layout.
+
+    Returns:
+        The complete manifest.
+
+    Raises:
+        DatasetError: An image that is not as described.
+        OSError, tf.errors.OpError: The disk is full, say.
+    """
+    manifest = {**description, "grayscale": {}, "shards": {}}
+    label = {wnid: index + 1 for index, wnid in enumerate(layout.classes)}
+    digest = hashlib.sha256()
+    total = sum(len(images) for images in layout.splits.values())
+    with (
+        ThreadPoolExecutor(READERS) as pool,
+        tqdm(total=total, desc="Converting", unit=" images", mininterval=2) as progress,
+    ):
+        for split, images in layout.splits.items():
+            histogram = np.zeros(3 * 256, np.int64)
+            grayscale = 0
+            order = np.random.RandomState(SHUFFLE_SEED).permutation(len(images))
+            names = shard_names(split, shards[split])
+            for name, part in zip(names, np.array_split(order, len(names)), strict=True):
+                chosen = [images[index] for index in part]
+                with tf.io.TFRecordWriter(str(folder / name)) as writer:
+                    for image, read in _read_ahead(source, chosen, len(label), pool):
+                        data, mask, decoded = read
+                        record = _example(image, data, mask, label[image.wnid])
+                        writer.write(record)
+                        digest.update(record)
+                        gray = decoded.mode == "L"
+                        grayscale += gray
+                        histogram += np.array(decoded.histogram() * (3 if gray else 1))
+                        progress.update()
+                manifest["shards"][name] = {
+                    "records": len(part),
+                    "bytes": (folder / name).stat().st_size,
+                    "sha256": file_sha256(folder / name),
+                }
+            manifest["grayscale"][split] = grayscale
+            if split == "train":
+                moments = [_mean_and_std(channel) for channel in histogram.reshape(3, 256)]
+                manifest["pixel_mean"], manifest["pixel_std"] = map(
+                    list, zip(*moments, strict=True)
+                )
+    manifest["records_sha256"] = digest.hexdigest()
+    return write_manifest(folder, manifest)
+
+
+def shard_names(split: str, number: int) -> list[str]:
+    """The files of a split, such as train-00000-of-00016."""
+    return [f"{split}-{index:05d}-of-{number:05d}" for index in range(number)]
+
+
+def _read_ahead(
+    source: Archive, images: list[ImageFile], classes: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[ImageFile, Read]]:
+    """Yields each image with what `read_checked_image` returns, reading some hundreds ahead."""
+    ahead: deque[tuple[ImageFile, Future[Read]]] = deque()
+    for image in images:
+        ahead.append((image, pool.submit(read_checked_image, source, image, classes)))
+        if len(ahead) > READ_AHEAD:
+            image, reading = ahead.popleft()
+            yield image, reading.result()
+    for image, reading in ahead:
+        yield image, reading.result()
+
+
+def choose_holdout(layout: Layout) -> list[str]:
+    """Chooses the hold-out of train; RandomState, whose numbers NumPy promises not to change."""
+    random = np.random.RandomState(HOLDOUT_SEED)
+    names: dict[str, list[str]] = {wnid: [] for wnid in layout.classes}
+    for image in layout.splits["train"]:
+        names[image.wnid].append(os.path.basename(image.name))
+    chosen: list[str] = []
+    for group in names.values():
+        number = min(HOLDOUT_PER_CLASS, len(group) // 2)
+        chosen += [group[index] for index in random.permutation(len(group))[:number]]
+    return sorted(chosen)
+
+
+def _example(image: ImageFile, data: bytes, mask: bytes | None, label: int) -> bytes:
+    """Serializes one record."""
+
+    def int64(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    def text(value: str | bytes) -> tf.train.Feature:
+        value = value if isinstance(value, bytes) else value.encode()
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    feature = {
+        "image/height": int64(IMAGE_SIZE),
+        "image/width": int64(IMAGE_SIZE),
+        "image/channels": int64(3),
+        "image/colorspace": text("RGB"),
+        "image/class/label": int64(label),
+        "image/class/synset": text(image.wnid),
+        "image/format": text("JPEG"),
+        "image/filename": text(os.path.basename(image.name)),
+        "image/encoded": text(data),
+    }
+    for index, key in enumerate(EDGES if image.boxes else ()):
+        edges = tf.train.FloatList(value=[box[index] for box in image.boxes])
+        feature[key] = tf.train.Feature(float_list=edges)
+    if mask is not None:
+        feature[MASK] = text(mask)
+        feature["image/segmentation/class/format"] = text("png")
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    return example.SerializeToString(deterministic=True)
+
+
+def _mean_and_std(histogram: np.ndarray) -> tuple[float, float]:
+    """Moments of the values 0..255 from exact sums; rounded, as decoders may differ by a hair."""
+    values = range(256)
+    counts = histogram.tolist()
+    number = sum(counts)
+    total = sum(v * c for v, c in zip(values, counts, strict=True))
+    squares = sum(v * v * c for v, c in zip(values, counts, strict=True))
+    std = math.sqrt(number * squares - total * total) / number
+    return round(total / number, 4), round(std, 4)
