@@ -282,3 +282,13 @@ def test_readme_and_model_card_are_in_step_with_the_results():
     assert tables.fill_in(card, "metrics", metrics) == card
     with pytest.raises(ValueError, match="marks of section 'nothing' are missing"):
         tables.fill_in(readme, "nothing", "")
+
+
+@pytest.mark.parametrize("commit", ["8299620b0c2d", "8299620b0c2d-dirty", None])
+def test_a_run_says_when_no_commit_holds_its_code(commit, monkeypatch, capsys):
+    monkeypatch.setattr("utils.environment.describe", lambda precision: {"git_commit": commit})
+    manifest = {"dataset": "tiny-shapes", "counts": {}, "synthetic": True}
+    result = results.new_result(RunConfig(), manifest, "0")
+    assert result["env"] == {"git_commit": commit}
+    said = "The project has uncommitted changes: no commit will make this result again.\n"
+    assert capsys.readouterr().out == (said if commit and "dirty" in commit else "")

@@ -13,13 +13,13 @@ from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertaint
 from utils.models.fast_layers import replace_layers
 from utils.training import results
 from utils.training.callbacks import reported
-from utils.training.config import RunConfig
+from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.optimizers import compile_model
 
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_patience": 3}
 
 # name of the run: (what it is, changes to the default)
-FACTORS = {
+FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "why-stem-half": ("stem with stride 2 instead of 4", {"stem": "half"}),
     "why-no-augmentation": ("no augmentation", {"augment": False}),
     "why-no-l2": ("no weight decay", {"l2": 0.0}),
@@ -43,11 +43,11 @@ FACTORS = {
 }
 
 
-def ablation_runs() -> list[RunConfig]:
+def ablation_runs() -> list[ResolvedConfig]:
     """All runs, the default's first.
 
     Returns:
-        List of `RunConfig`.
+        The runs, resolved.
     """
     default: list[tuple[str, int, dict]] = [("why-default", seed, {}) for seed in DEFAULT_SEEDS]
     changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
@@ -131,12 +131,12 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
 
 
 def evaluate_with_batch_statistics(
-    config: RunConfig, record_order: str = "shuffled"
+    config: ResolvedConfig, record_order: str = "shuffled"
 ) -> dict[str, Any]:
     """Evaluates a complete run again as if BatchNorm had been left in training mode.
 
     Args:
-        config: the `RunConfig` of the run, whose `model.keras` must be in its run_dir.
+        config: the run, whose `model.keras` must be in its run_dir.
         record_order: whether a batch is a sample of all classes, "shuffled", or of few, "classes".
 
     Returns:

@@ -2,7 +2,8 @@
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from utils.experiments.ablations import ablation_runs, evaluate_missing_batch_statistics
 from utils.experiments.common import ABLATION_OPTIONS
@@ -16,8 +17,8 @@ JOURNAL = "runs/search/journal.log"  # of `06_search`
 
 def cost_runs() -> list[RunConfig]:
     """One epoch of a tenth of the images with the course report's recipe, for its speed."""
-    options = {"recipe": "course", "epochs": 1, "kind": "ablation", "fraction": 0.1}
-    changes = {
+    options: dict[str, Any] = {"recipe": "course", "epochs": 1, "kind": "ablation", "fraction": 0.1}
+    changes: dict[str, dict[str, Any]] = {
         "simple-graph": {"preset": "simple"},
         "simple-eager": {"preset": "simple", "eager": True},
         "resnet-report": {"preset": "resnet_report"},
@@ -31,7 +32,7 @@ def cost_runs() -> list[RunConfig]:
 def fast_layers_runs() -> list[RunConfig]:
     """Whether accuracy is the same with Keras' layers, the fast layers and bfloat16: two seeds."""
     options = {**ABLATION_OPTIONS, "epochs": 3}
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "fast-layers-false": {"fast_layers": False},
         "fast-layers-true": {},
         "mixed-bfloat16": {"precision": "mixed_bfloat16"},
@@ -47,8 +48,13 @@ def fast_layers_runs() -> list[RunConfig]:
 
 def gradient_runs() -> list[RunConfig]:
     """Residual networks whose gradients are set beside FishNet's (`utils.analysis.gradients`)."""
-    course = {"recipe": "course", "kind": "ablation", "fraction": 0.1, "batch_size": 64}
-    changes = {
+    course: dict[str, Any] = {
+        "recipe": "course",
+        "kind": "ablation",
+        "fraction": 0.1,
+        "batch_size": 64,
+    }
+    changes: dict[str, dict[str, Any]] = {
         "residual": {"preset": "residual", **ABLATION_OPTIONS},
         "resnet": {"preset": "resnet_report", "epochs": 3, **course},
         "resnet50": {"preset": "resnet50", "epochs": 2, **course},
@@ -69,7 +75,7 @@ def study_runs(name: str) -> list[RunConfig]:
     return [run_config(point) for point in points(name)]
 
 
-EXPERIMENTS: dict[str, Callable[[], list[RunConfig]]] = {
+EXPERIMENTS: dict[str, Callable[[], Sequence[RunConfig]]] = {
     "ablations": ablation_runs,
     "cost": cost_runs,
     "fast_layers": fast_layers_runs,

@@ -41,7 +41,7 @@ def start(config: RunConfig) -> subprocess.Popen:
 
 def log_file(config: RunConfig) -> Path:
     """Where the output of a run's process is."""
-    return Path(config.run_dir, "log.txt")
+    return Path(config.resolve().run_dir, "log.txt")
 
 
 def stop(process: subprocess.Popen) -> None:
