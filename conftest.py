@@ -1,8 +1,18 @@
-"""Shortens the notebooks for the tests, and for nobody else."""
+"""Shortens the notebooks for the tests, and for nobody else; runs the tests on two processes."""
 
 import os
 import shutil
 import tempfile
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    # Most of a test is tracing, on one core. The cells of a notebook stay together.
+    distributes = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
+    if distributes and config.option.numprocesses is None:
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
 
 
 def pytest_configure(config):

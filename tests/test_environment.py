@@ -36,7 +36,7 @@ def test_outside_colab_nothing_is_installed(monkeypatch, capsys):
     assert "Missing or old: no-such-package. Try: pip install -r requirements.txt" in said
 
 
-def test_in_colab_the_missing_ones_are_installed(monkeypatch):
+def test_in_colab_the_missing_ones_are_installed(monkeypatch, capsys):
     calls = []
     monkeypatch.setitem(sys.modules, "google.colab", object())
     monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
@@ -44,6 +44,17 @@ def test_in_colab_the_missing_ones_are_installed(monkeypatch):
     monkeypatch.setattr(environment, "describe", lambda: DESCRIPTION)
     environment.prepare()
     assert calls[0][1:] == ["-m", "pip", "install", "-q", "no-such-package"]
+    assert "Restart" not in capsys.readouterr().out
+
+
+def test_in_colab_what_was_loaded_before_asks_for_a_restart(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such", "pytest>=99"])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr(environment, "describe", lambda: DESCRIPTION)
+    environment.prepare()
+    said = capsys.readouterr().out
+    assert "Runtime → Restart session, then start again: loaded before is pytest>=99." in said
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "report/executed"])
@@ -51,19 +62,48 @@ def test_the_bootstrap_cell_finds_the_root(folder):
     assert bootstrap(ROOT / folder) == str(ROOT)
 
 
-def test_the_bootstrap_cell_finds_the_root_from_the_command_line(tmp_path):
-    # As papermill does: a process that names the notebook starts the kernel in its own folder.
-    starter = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
-    )
-    notebook = ROOT / "notebooks" / "03_train.ipynb"
-    assert bootstrap(tmp_path, [sys.executable, "-c", starter], [str(notebook)]) == str(ROOT)
+@pytest.fixture
+def project(tmp_path):
+    """A folder that the bootstrap cell takes for the project, with a notebook of that cell."""
+    root = tmp_path / "My Drive" / "copy"
+    for name in ("utils/models/fishnet.py", "notebooks/only_bootstrap.ipynb"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    cell = nbformat.v4.new_code_cell(bootstrap_source() + "print(os.getcwd())")
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=metadata)
+    nbformat.write(notebook, root / "notebooks" / "only_bootstrap.ipynb")
+    (tmp_path / "elsewhere").mkdir()
+    return root
+
+
+RELATIVE = ["-m", "papermill", "notebooks/only_bootstrap.ipynb", "out.ipynb"]
+FROM_PYTHON = "import papermill; papermill.execute_notebook('{}', 'out.ipynb')"
+
+
+@pytest.mark.parametrize(
+    ("start", "command"),
+    [
+        (".", RELATIVE),
+        (".", [*RELATIVE, "--cwd", "../../elsewhere"]),
+        ("..", ["-m", "papermill", "copy/notebooks/only_bootstrap.ipynb", "out.ipynb"]),
+        ("../../elsewhere", ["-c", FROM_PYTHON]),
+    ],
+    ids=["relative", "cwd", "from-above", "from-python-elsewhere"],
+)
+def test_papermill_finds_the_root(project, start, command):
+    folder = (project / start).resolve()
+    command = [word.format(project / "notebooks/only_bootstrap.ipynb") for word in command]
+    env = clean_environ() | {"PWD": str(folder)}  # as a shell sets it
+    subprocess.run([sys.executable, *command], cwd=folder, env=env, check=True, capture_output=True)
+    (cell,) = nbformat.read(folder / "out.ipynb", 4).cells
+    assert cell.outputs[0].text.strip() == str(project)
 
 
 def test_the_bootstrap_cell_refuses_another_place(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as failure:
-        bootstrap(tmp_path, ["env", sys.executable, "-c"])
-    assert "Start this notebook inside the project's folder." in failure.value.stderr
+        bootstrap(tmp_path)
+    assert "Start this notebook in its folder (papermill: cwd)." in failure.value.stderr
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
@@ -77,19 +117,28 @@ def test_the_bootstrap_cell_clones_in_colab(tmp_path):
     colab = "import sys; sys.modules['google.colab'] = sys\n"
     assert bootstrap(tmp_path, before=colab, environ=git) == str(tmp_path / "project")
     assert (tmp_path / "project" / "notebooks" / "03_train.ipynb").exists()
-    # Run again in the same session, the cell finds what it cloned.
+    # Run again, in the same session or after a restart, the cell finds what it cloned.
     assert bootstrap(tmp_path / "project") == str(tmp_path / "project")
+    assert bootstrap(tmp_path, before=colab) == str(tmp_path / "project")
 
 
-def bootstrap(folder, starter=(sys.executable, "-c"), words=(), before="", environ=None):
-    """Runs the cell, without the imports of this project, and returns where it ended up."""
+def bootstrap_source():
+    """The cell without the imports of this project."""
     book = nbformat.read(ROOT / "notebooks" / "03_train.ipynb", 4)
-    cell = next(c.source for c in book.cells if c.cell_type == "code")
-    source = before + cell.partition("from utils")[0] + "print(os.getcwd())"
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | (environ or {})
-    command = [*starter, source, *words]
-    options = {"cwd": folder, "env": environ, "capture_output": True, "text": True}
-    return subprocess.run(command, check=True, **options).stdout.strip()
+    return next(c.source for c in book.cells if c.cell_type == "code").partition("from utils")[0]
+
+
+def clean_environ():
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PWD")}
+
+
+def bootstrap(folder, starter=(sys.executable, "-c"), before="", environ=None):
+    """Runs the cell and returns where it ended up; nothing in the command names the project."""
+    start = "import subprocess, sys; subprocess.run(sys.argv[1:], check=True)"
+    command = ["env", sys.executable, "-c", start, *starter]
+    source = before + bootstrap_source() + "print(os.getcwd())"
+    options = {"cwd": folder, "env": clean_environ() | (environ or {}), "capture_output": True}
+    return subprocess.run([*command, source], check=True, text=True, **options).stdout.strip()
 
 
 def test_peak_memory_is_that_of_the_process_alone():

@@ -43,14 +43,27 @@ class TestNotebook:
             assert isinstance(statement, ast.Assign)
             ast.literal_eval(statement.value)
 
+    def test_only_the_cell_after_the_parameters_knows_of_the_tests_profile(self, path):
+        code = cells(path)
+        (quick,) = (i for i, c in enumerate(code) if "QUICK" in c.source)
+        assert "parameters" in code[quick - 1].metadata.get("tags", [])
+
+    def test_cells_that_serve_machines_are_collapsed(self, path):
+        for cell in (c for c in cells(path) if c.source.startswith("#@title")):
+            assert cell.metadata["cellView"] == "form"  # in Colab
+            assert cell.metadata["jupyter"]["source_hidden"]
+        titled = [c.source.startswith("#@title") for c in cells(path)]
+        assert titled[:3] == [True, False, True]
+        assert not any(titled[3:])
+
     def test_defines_no_class_and_no_function(self, path):
         for cell in cells(path):
             for node in ast.walk(parsed(cell)):
                 assert not isinstance(node, ast.ClassDef | ast.FunctionDef), cell.source
 
     def test_code_cells_are_short(self, path):
-        code = [c for c in cells(path)[1:] if "parameters" not in c.metadata.get("tags", [])]
-        assert not [c.source for c in code if len(c.source.splitlines()) > 20]
+        code = [c for c in cells(path)[3:] if "parameters" not in c.metadata.get("tags", [])]
+        assert not [c.source for c in code if len(c.source.splitlines()) > 16]
 
     def test_outputs_are_of_a_whole_run_without_an_error(self, path):
         counts = [c.execution_count for c in cells(path)]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,10 @@ def test_constraints_are_the_versions_of_the_results():
         assert {name: env[name] for name in ("tensorflow", "keras", "jax")} == {
             name: pinned[name] for name in ("tensorflow", "keras", "jax")
         }, path.name
+
+
+@pytest.mark.parametrize("options", [["-p", "no:xdist"], ["-n", "0"], []])
+def test_tests_run_with_and_without_xdist(options):
+    command = [sys.executable, "-m", "pytest", "--collect-only", *options, "conftest.py"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, run.stdout + run.stderr

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -49,6 +50,9 @@ def prepare():
     missing = missing_requirements()
     if missing and "google.colab" in sys.modules:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
+        loaded = [line for line in missing if _module(line) in sys.modules]
+        if loaded:
+            print(f"Runtime → Restart session, then start again: loaded before is {loaded[0]}.")
     elif missing:
         print(f"Missing or old: {', '.join(missing)}. Try: pip install -r requirements.txt")
     with _quiet_start():
@@ -137,6 +141,11 @@ def _version(package):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
     return None
+
+
+def _module(requirement):
+    """The name under which a requirement is imported, where it is that of the package."""
+    return re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_")
 
 
 def _device_kinds():
