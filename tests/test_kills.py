@@ -89,6 +89,7 @@ def test_fifty_kills(shapes, tmp_path):
         kills += trained_with_kills(shapes, folder, recipe, backend, signals, epochs=30, window=1.0)
     evidence = {
         "schema": SCHEMA, "run_id": EVIDENCE.stem, "kind": "benchmark", "status": "complete",
+        "command": "pytest -m slow tests/test_kills.py",
         "env": environment.describe(), "history": {}, "all_bit_equal": True, "kills": kills,
     }  # fmt: skip
     write_result(EVIDENCE, evidence)
