@@ -143,7 +143,7 @@ def test_download(layout, tmp_path, monkeypatch):
 def test_the_official_url_has_its_sha256(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr(archives, "_download", lambda *a: asked.append(a) or tmp_path / "none")
+    monkeypatch.setattr(archives, "download", lambda *a: asked.append(a) or tmp_path / "none")
     with pytest.raises(DatasetError):
         convert(OFFICIAL_URL, tmp_path / "records")
     assert asked == [(OFFICIAL_URL, OFFICIAL_SHA256)]

@@ -26,7 +26,7 @@ def offline(monkeypatch):
     def download(url, sha256):
         raise AssertionError(f"{url} was asked for")
 
-    monkeypatch.setattr(archives, "_download", download)
+    monkeypatch.setattr(archives, "download", download)
 
 
 def damage(path):

@@ -16,8 +16,9 @@ from PIL import Image
 
 from utils.data import tiny_imagenet, write_records
 from utils.data.archives import DatasetError
-from utils.data.manifest import load_manifest
+from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.prepare import convert, prepare_dataset
+from utils.training.results import read_result
 
 
 def test_records_hold_exactly_what_the_layout_holds(layout, tmp_path):
@@ -221,7 +222,7 @@ def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write_records, "_example", interrupt)
+    monkeypatch.setattr(write_records, "encode_record", interrupt)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         convert(layout, tmp_path / "records")
@@ -258,3 +259,5 @@ def test_the_real_archive(tmp_path):
     assert manifest["counts"] == {"train": 100_000, "validation": 10_000, "holdout": 10_000}
     assert manifest["grayscale"] == {"train": 1821, "validation": 168}
     assert set(manifest["class_counts"]["train"]) == {500}
+    named = read_result("report/results/simple-tuned-8ep-seed0.json")["dataset"]
+    assert manifest_sha256(manifest) == named["manifest_sha256"]

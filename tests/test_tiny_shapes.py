@@ -4,8 +4,10 @@ from PIL import Image
 
 from utils.data import tiny_shapes
 from utils.data.archives import DatasetError
+from utils.data.manifest import manifest_sha256
 from utils.data.prepare import prepare_dataset
 from utils.data.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
+from utils.training.results import read_result
 
 
 def files(root):
@@ -94,3 +96,17 @@ def test_prepare_dataset_draws_and_converts_once(tmp_path, monkeypatch):
         prepare_dataset("tiny-imagenet", tmp_path / "records")
     with pytest.raises(ValueError, match="tiny-imagenet, tiny-shapes"):
         prepare_dataset("cifar", tmp_path / "records")
+
+
+def test_nothing_is_drawn_for_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(tiny_shapes, "draw_tiny_shapes", None)
+    with pytest.raises(DatasetError, match="Writing .*file/records failed .*another output_dir"):
+        prepare_dataset("tiny-shapes", tmp_path / "file" / "records")
+
+
+@pytest.mark.slow
+def test_the_default_drawing_is_that_of_the_results(tmp_path):
+    manifest = prepare_dataset("tiny-shapes", tmp_path / "records")
+    named = read_result("report/results/segmentation-simple-seed0.json")["dataset"]
+    assert manifest_sha256(manifest) == named["manifest_sha256"]

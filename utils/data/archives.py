@@ -148,7 +148,7 @@ def open_archive(
     Raises:
         DatasetError: Missing, truncated, corrupt or unsafe archive, or another digest.
     """
-    path = _download(str(source), sha256) if "://" in str(source) else Path(source)
+    path = download(str(source), sha256) if "://" in str(source) else Path(source)
     if not path.exists():
         raise DatasetError(f"{source} does not exist; give the path of the archive or its URL.")
     if not os.access(path, os.R_OK):
@@ -194,8 +194,19 @@ def _open_file(
     return members, lambda place: os.pread(scratch.fileno(), place[1], place[0])
 
 
-def _download(url: str, sha256: str | None) -> Path:
-    """Downloads into the cache; a copy there is used again only if its sha256 is known."""
+def download(url: str, sha256: str | None) -> Path:
+    """Downloads into Keras' cache; a copy there is used again only if its sha256 is known.
+
+    Args:
+        url: Of the archive.
+        sha256: Its digest, hexadecimal, if known.
+
+    Returns:
+        Where the file is.
+
+    Raises:
+        DatasetError: It was not downloaded, or has another digest.
+    """
     import keras  # loads its backend
 
     cache = Path(DOWNLOAD_CACHE).expanduser()

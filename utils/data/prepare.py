@@ -90,9 +90,7 @@ def prepare_dataset(
     if found and _is_finished(data_dir, found, shards):
         return found
     options = {**tiny_shapes.DEFAULT_OPTIONS, **(options_of(found) if found else {}), **options}
-    with tempfile.TemporaryDirectory() as root:
-        tiny_shapes.draw_tiny_shapes(root, **options)
-        return _build(root, Path(data_dir), None, shards, found, options)
+    return _build(dataset, Path(data_dir), None, shards, found, options)
 
 
 def convert(
@@ -233,16 +231,24 @@ def _build(
     found: Manifest | None,
     options: dict[str, int] | None = None,
 ) -> Manifest:
-    """Converts within `output_dir`: it may be a mount point, or its parent read-only."""
+    """Converts, or draws if there are options; writes nothing but `output_dir`.
+
+    That may be a mount point, or its parent read-only.
+    """
     target = Path(os.path.realpath(output_dir))
     is_new = not target.exists()
     shards = {**DEFAULT_SHARDS, **(_shards_of(found) if found else {}), **shards}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=".converting-", dir=target, ignore_cleanup_errors=True
-        ) as scratch:
-            if os.path.isfile(archive):
+        with (
+            tempfile.TemporaryDirectory(
+                prefix=".converting-", dir=target, ignore_cleanup_errors=True
+            ) as scratch,
+            tempfile.TemporaryDirectory() as drawn,
+        ):
+            if options:
+                archive = tiny_shapes.draw_tiny_shapes(drawn, **options)
+            elif os.path.isfile(archive):
                 _check_disk(target, os.path.getsize(archive))
             built = Path(scratch, "records")
             built.mkdir()

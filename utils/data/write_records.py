@@ -110,7 +110,7 @@ def write_records(
                 with tf.io.TFRecordWriter(str(folder / name)) as writer:
                     for image, read in _read_ahead(source, chosen, len(label), pool):
                         data, mask, decoded = read
-                        record = _example(image, data, mask, label[image.wnid])
+                        record = encode_record(image, data, mask, label[image.wnid])
                         writer.write(record)
                         digest.update(record)
                         gray = decoded.mode == "L"
@@ -164,8 +164,18 @@ def choose_holdout(layout: Layout) -> list[str]:
     return sorted(chosen)
 
 
-def _example(image: ImageFile, data: bytes, mask: bytes | None, label: int) -> bytes:
-    """Serializes one record."""
+def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int) -> bytes:
+    """Serializes one record.
+
+    Args:
+        image: What is known of the image.
+        data: Its JPEG bytes.
+        mask: PNG bytes of its mask, if it has one.
+        label: Of its class, from 1.
+
+    Returns:
+        A `tf.train.Example` in TensorFlow's ImageNet schema.
+    """
 
     def int64(value: int) -> tf.train.Feature:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
