@@ -7,6 +7,7 @@ import pytest
 
 from utils.analysis.gradients import (
     GROUPS,
+    beside_untrained,
     grad_cam,
     gradient_norms,
     keep_gradient_norms,
@@ -74,6 +75,16 @@ def test_parts_of_another_network(images):
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
     assert sorted(gradient_norms(model, images, np.arange(4))) == ["conv1", "logits"]
+
+
+def test_norms_beside_those_at_initialization(images):
+    labels = np.zeros(len(images), int)
+    norms = beside_untrained({"simple": {"stem": 1.0}}, images, labels)
+    assert list(norms) == ["simple, untrained", "simple, trained"]
+    assert norms["simple, trained"] == {"stem": 1.0}
+    again = beside_untrained({"simple": {}}, images, labels)
+    assert again["simple, untrained"] == norms["simple, untrained"]
+    assert min(again["simple, untrained"].values()) > 0
 
 
 def test_gradient_norms_are_added_to_a_result(tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from utils.experiments.catalog import gradient_runs
 from utils.experiments.processes import run_missing
+from utils.models.build import build_model
 from utils.models.fishnet import STAGES
 from utils.training.predictions import SAMPLES, load_predictions
 from utils.training.results import read_result, result_path, write_result
@@ -101,6 +102,30 @@ def gradient_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -
 def _part(path: str) -> str:
     layer = path.split("/")[-2]
     return next((group for group in GROUPS if layer.startswith(group)), layer.split("_")[0])
+
+
+def beside_untrained(
+    trained: dict[str, dict[str, float]], images: np.ndarray, labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Gradient norms of trained networks, each behind those of the same network at initialization.
+
+    Args:
+        trained: dict of preset: what `gradient_norms` returns for it after training.
+        images: (n, height, width, 3) in 0..255.
+        labels: (n,) int.
+
+    Returns:
+        Dict of title: norms, for `utils.figures.charts.plot_gradient_norms`.
+    """
+    keras.utils.set_random_seed(0)
+    axes = (0, 1, 2)
+    pixels = tuple(images.mean(axis=axes).tolist()), tuple(images.std(axis=axes).tolist())
+    norms = {}
+    for preset, after in trained.items():
+        untrained = build_model(preset, normalization=pixels, image_size=images.shape[1])
+        norms[f"{preset}, untrained"] = gradient_norms(untrained, images, labels)
+        norms[f"{preset}, trained"] = after
+    return norms
 
 
 def keep_gradient_norms(

@@ -44,3 +44,33 @@ IMAGENET = pd.DataFrame(
     ],
     columns=["family", "name", "parameters", "top1", "source"],
 )
+
+_TORCHVISION = "pytorch.org/vision, models"
+# Parameters, and multiply-accumulates per image of 224x224 pixels with ImageNet's 1,000 classes.
+ARCHITECTURES = pd.DataFrame(
+    [
+        ("fishnet99", 16_628_904, 4.31e9, _AUTHORS),
+        ("fishnet150", 24_959_400, 6.45e9, _AUTHORS),
+        ("fishnet201", 44_584_552, 10.58e9, _AUTHORS),
+        ("fishnext150", 26.2e6, None, "Sun et al. (2018), table 1"),
+        ("resnet50", 25.6e6, 3.8e9, "He et al. (2016)"),
+        ("resnet101", 44.7e6, 7.6e9, "He et al. (2016)"),
+        ("resnext50", 25.0e6, 4.2e9, "Xie et al. (2017), table 1"),
+        ("densenet121", 8.0e6, 2.83e9, _TORCHVISION),
+        ("densenet169", 14.1e6, 3.36e9, _TORCHVISION),
+        ("densenet201", 20.0e6, 4.29e9, _TORCHVISION),
+    ],
+    columns=["preset", "parameters", "macs", "source"],
+).set_index("preset")
+
+# FishNet-150 on ImageNet with four ways to down-sample: Sun et al. (2018), table 2; parameters in
+# millions, top-1 error in percent.
+PAPER_DOWN_SAMPLING = pd.DataFrame(
+    [
+        ("max_pool", 26.4, 21.93),
+        ("max_pool_3x3", 26.4, 22.51),
+        ("average_pool", 26.4, 22.86),
+        ("convolution", 30.2, 22.75),
+    ],
+    columns=["down_sampling", "parameters", "error"],
+).set_index("down_sampling")

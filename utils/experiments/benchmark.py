@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -54,3 +55,42 @@ def best_of(
         if key not in best or row.get(by, 0) > best[key].get(by, 0):
             best[key] = row
     return list(best.values())
+
+
+def main_settings(networks: Iterable[str | list]) -> list[dict[str, Any]]:
+    """The settings that each network is measured in: Keras' layers, and the fast ones.
+
+    Args:
+        networks: presets, or the fields of a `FishNetConfig` as a list.
+
+    Returns:
+        Options of the task "speed" for `measure`; of each network the unchanged Keras comes first.
+    """
+    return [_setting(network, fast_layers=fast) for network in networks for fast in (False, True)]
+
+
+def other_settings(networks: Sequence[str | list]) -> list[dict[str, Any]]:
+    """XLA, bfloat16 and, where it is installed, JAX: the first network in all, the rest in JAX.
+
+    Args:
+        networks: as for `main_settings`.
+
+    Returns:
+        Options of the task "speed" for `measure`.
+    """
+    first = networks[0]
+    half = {"precision": "mixed_bfloat16"}
+    settings = [_setting(first, fast_layers=fast, xla=True) for fast in (False, True)]
+    settings += [_setting(first, fast_layers=fast, **half) for fast in (False, True)]
+    if find_spec("jax"):
+        settings += [
+            _setting(first, backend="jax", fast_layers=False),
+            _setting(first, backend="jax", **half),
+            *(_setting(network, backend="jax") for network in networks),
+        ]
+    return settings
+
+
+def _setting(network: str | list, **changes: Any) -> dict[str, Any]:
+    usual = {"backend": "tensorflow", "precision": "float32", "xla": False, "fast_layers": True}
+    return {"preset": network, **usual, **changes}

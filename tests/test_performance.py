@@ -1,0 +1,100 @@
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from utils.analysis.performance import last_epoch_table, profile_table, speed_table
+from utils.experiments import benchmark
+from utils.figures import performance, style
+
+FISH = [[20, 40, 80], [2, 2], [2]]
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def speeds():
+    settings = [*benchmark.main_settings(["simple", FISH]), *benchmark.other_settings(["simple"])]
+    measured = [{"images_per_second": 100.0 + 10 * i, "gflops": 5.0} for i in range(len(settings))]
+    return [{**setting, **row} for setting, row in zip(settings, measured, strict=True)]
+
+
+def test_main_settings_are_both_kinds_of_layers():
+    settings = benchmark.main_settings(["simple", FISH])
+    assert [(s["preset"], s["fast_layers"]) for s in settings] == [
+        ("simple", False), ("simple", True), (FISH, False), (FISH, True),
+    ]  # fmt: skip
+    assert {(s["backend"], s["precision"], s["xla"]) for s in settings} == {
+        ("tensorflow", "float32", False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("jax", "backends"), [(None, {"tensorflow"}), ("spec", {"tensorflow", "jax"})]
+)
+def test_other_settings_have_jax_where_it_is_installed(monkeypatch, jax, backends):
+    monkeypatch.setattr(benchmark, "find_spec", {"jax": jax}.get)
+    settings = benchmark.other_settings(["simple", "medium"])
+    assert {s["backend"] for s in settings} == backends
+    assert [s["preset"] for s in settings if s["backend"] == "tensorflow"] == ["simple"] * 4
+    every = [*benchmark.main_settings(["simple", "medium"]), *settings]
+    assert all(every.count(setting) == 1 for setting in every)
+
+
+def test_speeds_are_compared_with_unchanged_keras_of_the_same_network(speeds):
+    table = speed_table(speeds, peak_gflops=20.0)
+    assert list(table["network"][:4]) == ["simple", "simple", "widths from 20", "widths from 20"]
+    assert list(table["ratio"][:4]) == pytest.approx([1, 1.1, 1, 130 / 120])
+    assert table["setting"][1] == "tensorflow, float32, fast layers"
+    assert table["setting"][4] == "tensorflow, float32, XLA, Keras' layers"
+    assert set(table["share_of_peak"]) == {0.25}
+    assert table["error"].isna().all()
+
+
+def test_a_setting_that_failed_keeps_its_error(speeds):
+    del speeds[5]["images_per_second"], speeds[5]["gflops"]
+    table = speed_table([*speeds[:5], {**speeds[5], "error": "no memory"}], peak_gflops=20.0)
+    assert list(table["error"].dropna()) == ["no memory"]
+    assert math.isnan(table["ratio"][5])
+
+
+def test_profile_has_the_largest_first_and_zero_for_what_is_missing():
+    profiles = {
+        "a": {"ms_by_operation": {"Mul": 1, "Conv2D": 5}},
+        "b": {"ms_by_operation": {"Sum": 9}},
+    }
+    table = profile_table(profiles)
+    assert list(table.index) == ["Sum", "Conv2D", "Mul"]
+    assert table.loc["Sum"].to_dict() == {"a": 0, "b": 9}
+
+
+def test_last_epoch_is_compared_with_the_second():
+    history = {"seconds": [9.0, 2.0, 3.0], "peak_rss_mb": [1.0, 100.0, 110.0]}
+    row = last_epoch_table({"run": history}).loc["run"]
+    assert row["seconds, last / second"] == 1.5
+    assert row["memory, last / second"] == pytest.approx(1.1)
+
+
+def test_figures_show_what_the_tables_hold(speeds):
+    style.set_style()
+    table = speed_table(speeds, peak_gflops=20.0)
+    axes = performance.plot_speed(table, "simple").axes[0]
+    shown = sorted((bar.get_width() for bar in axes.patches), reverse=True)
+    assert shown == sorted(table[table["network"] == "simple"]["images_per_second"], reverse=True)
+    assert axes.lines[-1].get_xdata()[0] == 100.0
+
+    profile = pd.DataFrame({"a": [3.0, 1.0]}, index=pd.Index(["x", "y"], name="operation"))
+    assert [bar.get_width() for bar in performance.plot_profile(profile).axes[0].patches][:2] == [
+        3,
+        1,
+    ]
+
+    histories = {"ours": {"seconds": [2.0, 1.0], "rss_mb": [1024.0, 2048.0]}}
+    left, right = performance.plot_epoch_costs(histories, memory="rss_mb").axes
+    assert list(left.lines[0].get_ydata()) == [2, 1]
+    assert list(right.lines[0].get_ydata()) == [1, 2]
