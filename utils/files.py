@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import h5py
-import numpy as np
 
 # What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
@@ -92,6 +90,8 @@ def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
     Raises:
         ValueError: A kernel is too large for float16.
     """
+    import h5py  # here, since whatever writes a JSON imports this module
+
     weights = "model.weights.h5"
     with zipfile.ZipFile(source) as old, replacing(target) as file:
         copied = io.BytesIO()
@@ -108,7 +108,10 @@ def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
                 new.writestr(info, copied.getvalue() if name == weights else old.read(name))
 
 
-def _copy_item(target: h5py.File, name: str, item: h5py.Group | h5py.Dataset) -> None:
+def _copy_item(target: Any, name: str, item: Any) -> None:
+    import h5py
+    import numpy as np
+
     if isinstance(item, h5py.Group):
         copy = target.require_group(name)
     else:

@@ -1,18 +1,14 @@
 """The parameters of a training run, checked before any work begins."""
 
-import math
-import numbers
-import operator
 import re
 import shlex
 import typing
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import NoneType
 
 from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.devices import DISTRIBUTIONS
+from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, get_preset
 from utils.training.recipes import RECIPES, RENAMED, Recipe, get_recipe
 from utils.training.results import REPORTED, result_path
@@ -42,58 +38,19 @@ INCIDENTAL = (
 SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
 
 
-def _to_bool(value: object) -> bool:
-    """As papermill delivers it: true and false in a command are texts."""
-    return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-
-
-def _to_int(value: object) -> int:
-    if isinstance(value, bool):
-        raise TypeError
-    return int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
-
-
-def _to_float(value: object) -> float:
-    """YAML reads 1e-3 as text."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
-        raise TypeError
-    if not math.isfinite(number := float(value)):
-        raise ValueError
-    return number
-
-
-def _to_text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError
-    return value
-
-
-# type in an annotation: what its values are called, and how one is read
-TYPES: dict[type, tuple[str, Callable]] = {
-    bool: ("true or false", _to_bool),
-    int: ("a whole number", _to_int),
-    float: ("a number", _to_float),
-    str: ("a non-empty text", _to_text),
-}
-
-
-def _choice(valid: typing.Iterable[str]) -> tuple[str, Callable]:
-    return f"one of {', '.join(valid)}", lambda value: value in tuple(valid)
-
-
 _COUNT = ("a whole number of at least 1", lambda value: value >= 1)
 _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
 
 # field: what it must be beyond its type, and the test. The preset and the recipe check their own.
-RULES: dict[str, tuple[str, Callable]] = {
-    "dataset": _choice(DATASETS),
-    "task": _choice(REPORTED),
-    "precision": _choice(("float32", "mixed_bfloat16")),
-    "stem": _choice(STEMS),
-    "split": _choice(SPLITS),
-    "record_order": _choice(ORDERS),
-    "kind": _choice(("train", "ablation")),
-    "distribution": _choice(DISTRIBUTIONS),
+RULES: dict[str, Rule] = {
+    "dataset": one_of(DATASETS),
+    "task": one_of(REPORTED),
+    "precision": one_of(("float32", "mixed_bfloat16")),
+    "stem": one_of(STEMS),
+    "split": one_of(SPLITS),
+    "record_order": one_of(ORDERS),
+    "kind": one_of(("train", "ablation")),
+    "distribution": one_of(DISTRIBUTIONS),
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "blocks": _COUNT,
@@ -110,24 +67,6 @@ RULES: dict[str, tuple[str, Callable]] = {
         lambda value: re.fullmatch(r"[1-9]\d*( steps| epochs)?", str(value)),
     ),
 }
-
-
-def _checked(name: str, value: object, annotation: object) -> object:
-    """A field's value in the type of its annotation, or a `ValueError` that names the field."""
-    types = typing.get_args(annotation) or (annotation,)
-    if value is None and NoneType in types:
-        return None
-    required, valid = RULES.get(name, (TYPES[types[0]][0], lambda value: True))
-    for kind in types:
-        if kind is NoneType:
-            continue
-        try:
-            read = TYPES[kind][1](value)
-        except (TypeError, ValueError, KeyError, OverflowError):
-            continue
-        if valid(read):
-            return read
-    raise ValueError(f"{name} must be {required}. Received: {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +133,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         annotations = typing.get_type_hints(RunConfig)
         for field in fields(self):
-            value = _checked(field.name, getattr(self, field.name), annotations[field.name])
+            value = check_field(
+                field.name,
+                getattr(self, field.name),
+                annotations[field.name],
+                RULES.get(field.name),
+            )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
         get_preset(self.preset, **self._given(NETWORK_CHANGES))  # these two check their part
         get_recipe(self.recipe, **self._given(RECIPE_CHANGES))
