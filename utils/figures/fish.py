@@ -1,9 +1,12 @@
 """The figure of the fish: tail, body and head of a built model, with their connections."""
 
 import math
+from typing import Any
 
+import keras
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from utils.models.fishnet import STAGES
@@ -15,10 +18,10 @@ _CONNECTIONS = (  # the transfer branches: from, to
 _BOX_WIDTH = 0.62  # of the distance between two stages
 
 
-def draw_fish(model, ax=None):
-    """Draws a FishNet: a box a stage, as high as its resolution on a log scale.
+def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
+    """Draws a FishNet: a box per stage, as high as its resolution on a log scale.
 
-    In a box stand the channels (bold) and the resolution of the stage's output. Straight arrows are
+    Each box shows the channels (bold) and the resolution of the stage's output. Straight arrows are
     the trunk; curved ones the branches that are concatenated: to the body above, to the head below.
 
     Args:
@@ -51,22 +54,22 @@ def draw_fish(model, ax=None):
             )
         )
         ax.text(x, 0.22, str(channels), ha="center", va="center", fontsize=8, fontweight="bold")
-        ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=6.5)
-        ax.text(x, -3.05, name, ha="center", va="center", fontsize=7, color=color)
+        ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=7.5)
+        ax.text(x, -3.05, name, ha="center", va="center", fontsize=7.5, color=color)
 
     for x in range(len(STAGES) - 1):
         ax.add_patch(_arrow((x + _BOX_WIDTH / 2, 0), (x + 1 - _BOX_WIDTH / 2, 0), "0.25", 0))
     for start, end in _CONNECTIONS:
         part = end.split("_")[0]
         side = 1 if part == "body" else -1
-        ends = [(position[name], side * height[name] / 2) for name in (start, end)]
-        ax.add_patch(_arrow(*ends, colors[part], -0.45 * side))
+        foot, tip = ((position[name], side * height[name] / 2) for name in (start, end))
+        ax.add_patch(_arrow(foot, tip, colors[part], -0.45 * side))
     ax.set(xlim=(-0.5, len(STAGES) - 0.5), ylim=(-3.2, 4.4))
     ax.axis("off")
     return ax
 
 
-def _part_colors():
+def _part_colors() -> dict[str, Any]:
     palette = sns.color_palette("colorblind")
     return {
         "stem": (0.35, 0.35, 0.35),
@@ -77,7 +80,9 @@ def _part_colors():
     }
 
 
-def _arrow(start, end, color, curvature):
+def _arrow(
+    start: tuple[float, float], end: tuple[float, float], color: Any, curvature: float
+) -> FancyArrowPatch:
     return FancyArrowPatch(
         *(start, end),
         arrowstyle="-|>",

@@ -1,112 +1,152 @@
-"""Figures that show images."""
+"""Figures that show images in a grid."""
 
 import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.colors import ListedColormap
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from utils.analysis.predictions import short_name
-from utils.figures.style import PALETTE, WIDTH
+from utils.figures.style import SMALL, WIDTH
 
-TRUE, FOUND = "C2", "C3"  # colors of boxes
+TRUE, PREDICTED = "C2", "C3"  # colors of boxes, and of what is right and wrong
 
 
-def plot_samples(samples, columns=8):
+def image_grid(
+    images: Sequence[np.ndarray | None],
+    columns: int,
+    *,
+    titles: Sequence[str] = (),
+    colors: Sequence[str] = (),
+    row_labels: Sequence[str] = (),
+) -> tuple[Figure, list[Axes]]:
+    """Draws images without ticks, row by row, over the width of a page.
+
+    Args:
+        images: uint8 (height, width, 3); None leaves a place empty.
+        columns: images per row.
+        titles: of the first images; lines that are too wide are shortened.
+        colors: of the titles; black without.
+        row_labels: at the left of the first rows.
+
+    Returns:
+        (figure, axes): the matplotlib `Figure` and the `Axes` of each image.
+    """
+    side = WIDTH / columns
+    rows, letters = math.ceil(len(images) / columns), int(side * 72 / (0.52 * SMALL))
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    titled = math.ceil(len(titles) / columns) * lines * 1.3 * SMALL / 72
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(WIDTH, rows * side + titled), squeeze=False
+    )
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes in panels.flat[len(images) :]:
+        axes.set_axis_off()
+    for axes, image in zip(panels.flat, images, strict=False):
+        if image is None:
+            axes.set_axis_off()
+        else:
+            axes.imshow(image, interpolation="nearest")
+    for i, title in enumerate(titles):
+        text = "\n".join(shorten(line, letters) for line in title.split("\n"))
+        color = colors[i] if colors else "black"
+        panels.flat[i].set_title(text, fontsize=SMALL, fontweight="normal", color=color, pad=2)
+    for row, label in zip(panels, row_labels, strict=False):
+        row[0].set_ylabel(label, fontsize=SMALL)
+    return figure, list(panels.flat[: len(images)])
+
+
+def shorten(name: str, length: int = 16) -> str:
+    """A class name, cut off where it is too long for a small image's title."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def _draw_box(axes: Axes, image: np.ndarray, box: Any, color: str) -> None:
+    """A box (xmin, ymin, xmax, ymax) in [0, 1], in a color on white."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = np.array(box).clip(0, 1) * [width, height, width, height] - 0.5
+    for edge, thickness in (("white", 2.4), (color, 1.2)):
+        axes.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, color=edge, lw=thickness)
+        )
+
+
+def plot_samples(samples: Sequence[tuple[bytes, str, Any]], columns: int = 8) -> Figure:
     """A sheet of images with their words and boxes.
 
     Args:
         samples: list of (JPEG bytes, words, box), the box as (xmin, ymin, xmax, ymax) in [0, 1] or
             None.
-        columns: images a row.
+        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
-    rows = -(-len(samples) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 * rows), squeeze=False)
-    for axes, (jpeg, words, box) in zip(panels.flat, samples, strict=False):
-        height, width = show(axes, jpeg)
-        axes.set_title(shorten(short_name(words)), fontsize=6, fontweight="normal", pad=2)
+    images = [_decode(jpeg) for jpeg, _, _ in samples]
+    figure, panels = image_grid(
+        images, columns, titles=[short_name(words) for _, words, _ in samples]
+    )
+    for axes, image, (_, _, box) in zip(panels, images, samples, strict=True):
         if box is not None:
-            left, top, right, bottom = np.array(box) * [width, height, width, height]
-            frame = (left - 0.5, top - 0.5), right - left, bottom - top
-            axes.add_patch(Rectangle(*frame, fill=False, color="white", lw=2))
-            axes.add_patch(Rectangle(*frame, fill=False, color="C3", lw=1))
+            _draw_box(axes, image, box, PREDICTED)
     return figure
 
 
-def plot_batch(images, columns=12):
+def plot_batch(images: Sequence[np.ndarray], columns: int = 12) -> Figure:
     """Images of a batch as the network sees them.
 
     Args:
         images: uint8 (batch, height, width, 3).
-        columns: images a row.
+        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
-    rows = -(-len(images) // columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(WIDTH, WIDTH / columns * rows), squeeze=False
-    )
-    for axes in panels.flat:
-        axes.axis("off")
-    for axes, image in zip(panels.flat, images, strict=False):
-        axes.imshow(image)
-    return figure
+    return image_grid(list(images), columns)[0]
 
 
-def show(axes, jpeg):
-    """Draws an image without ticks; returns its height and width in pixels."""
-    image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-    axes.imshow(image)
-    axes.set(xticks=[], yticks=[])
-    return image.shape[:2]
-
-
-def shorten(name, length=16):
-    """A class name, cut off where it is too long for a small image's title."""
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def plot_predictions(predictions, rows=4, columns=6):
-    """Images with what the network called them: green frame when right, orange when wrong.
+def plot_predictions(predictions: Mapping[str, Any], rows: int = 4, columns: int = 6) -> Figure:
+    """Images with the predicted class: green frame when right, orange when wrong.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
         rows: rows of images.
-        columns: images a row.
+        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(rows, columns, figsize=(WIDTH, 1.32 * rows))
-    names = [short_name(w) for w in predictions["words"]]
-    kept = zip(predictions["sample"], predictions["jpeg"], strict=True)
-    right_color, wrong_color = sns.color_palette(PALETTE)[2], sns.color_palette(PALETTE)[3]
-    for axes, (index, jpeg) in zip(panels.flat, kept, strict=False):
-        label, called = predictions["labels"][index], predictions["classes"][index, 0]
-        probability = predictions["probabilities"][index, 0]
-        right = label == called
-        show(axes, jpeg)
-        axes.set_title(
-            f"{shorten(names[called])} {probability:.0%}"
-            + ("" if right else f"\nis {shorten(names[label])}"),
-            fontsize=6,
-            fontweight="normal",
-            color="black" if right else wrong_color,
+    names = [short_name(words) for words in predictions["words"]]
+    kept = predictions["sample"][: rows * columns]
+    labels, predicted = predictions["labels"][kept], predictions["classes"][kept, 0]
+    titles = [
+        f"{names[p]}\n{probability:.0%}" + ("" if p == label else f", is {names[label]}")
+        for p, label, probability in zip(
+            predicted, labels, predictions["probabilities"][kept, 0], strict=True
         )
-        for spine in axes.spines.values():
-            spine.set(visible=True, color=right_color if right else wrong_color, linewidth=2)
+    ]
+    colors = [TRUE if p == label else PREDICTED for p, label in zip(predicted, labels, strict=True)]
+    images = [_decode(jpeg) for jpeg in predictions["jpeg"][: len(kept)]]
+    figure, panels = image_grid(images, columns, titles=titles, colors=colors)
+    for axes, color in zip(panels, colors, strict=True):
+        axes.spines[:].set(visible=True, color=color, linewidth=2)
     return figure
 
 
-def plot_confused_images(predictions, groups):
-    """Images that were taken for the other class of a pair, a row for each pair.
+def plot_confused_images(predictions: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> Figure:
+    """Images that were confused with the other class of a pair, a row for each pair.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
@@ -115,28 +155,24 @@ def plot_confused_images(predictions, groups):
     Returns:
         The matplotlib `Figure`.
     """
-    names = [short_name(w) for w in predictions["words"]]
+    names = [short_name(words) for words in predictions["words"]]
     kept = dict(zip(predictions["sample"].tolist(), predictions["jpeg"], strict=True))
     columns = max(len(group) for group in groups)
-    figure, panels = plt.subplots(
-        len(groups), columns, figsize=(WIDTH, 1.25 * len(groups)), squeeze=False
-    )
-    for row, group in zip(panels, groups, strict=True):
-        for axes in row[len(group) :]:
-            axes.axis("off")
-        for axes, index in zip(row, group, strict=False):
-            show(axes, kept[index])
-            label, called = predictions["labels"][index], predictions["classes"][index, 0]
-            axes.set_title(
-                f"{shorten(names[label])}\ncalled {shorten(names[called])}",
-                fontsize=6,
-                fontweight="normal",
-            )
-    return figure
+    images: list[np.ndarray | None] = []
+    titles = []
+    for group in groups:
+        images += [_decode(kept[index]) for index in group] + [None] * (columns - len(group))
+        for index in group:
+            label, predicted = predictions["labels"][index], predictions["classes"][index, 0]
+            titles.append(f"{names[label]}\nas {names[predicted]}")
+        titles += ["\n"] * (columns - len(group))
+    return image_grid(images, columns, titles=titles)[0]
 
 
-def plot_grad_cam(images, maps, titles):
-    """Images, and beside each where the layers find what speaks for its class.
+def plot_grad_cam(
+    images: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequence[str]
+) -> Figure:
+    """Images, and below each where the layers find evidence for its class.
 
     Args:
         images: uint8 (n, height, width, 3).
@@ -146,88 +182,76 @@ def plot_grad_cam(images, maps, titles):
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(
-        1 + len(maps), len(images), figsize=(WIDTH, 0.95 * (1 + len(maps)) + 0.2), squeeze=False
-    )
-    height, width = images.shape[1:3]
-    for axes in panels.flat:
-        axes.set(xticks=[], yticks=[])
-    for axes, image, title in zip(panels[0], images, titles, strict=True):
-        axes.imshow(image)
-        axes.set_title(shorten(title), fontsize=6, fontweight="normal")
-    for row, (layer, cams) in zip(panels[1:], maps.items(), strict=True):
-        row[0].set_ylabel(f"{layer}\n{cams.shape[1]}×{cams.shape[2]}", fontsize=7)
-        for axes, image, cam in zip(row, images, cams, strict=True):
-            axes.imshow(image.mean(axis=-1), cmap="gray", alpha=0.5)
-            axes.imshow(
-                cam,
-                cmap="inferno",
-                alpha=0.55,
-                vmin=0,
-                vmax=1,
-                extent=(0, width, height, 0),
-                interpolation="bicubic",
-            )
+    count, (height, width) = len(images), images.shape[1:3]
+    pale = np.broadcast_to(images.mean(axis=-1, keepdims=True) / 2 + 127, images.shape)
+    rows = [*images, *list(pale.astype(np.uint8)) * len(maps)]
+    labels = [f"{layer}\n{cams.shape[1]}×{cams.shape[2]}" for layer, cams in maps.items()]
+    figure, panels = image_grid(rows, count, titles=titles, row_labels=["image", *labels])
+    overlays = [cam for cams in maps.values() for cam in cams]
+    for axes, cam in zip(panels[count:], overlays, strict=True):
+        axes.imshow(
+            cam,
+            cmap="inferno",
+            alpha=0.55,
+            vmin=0,
+            vmax=1,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="bicubic",
+        )
     return figure
 
 
-def plot_boxes(images, targets, outputs, names, columns=8):
-    """Images with the box that is right and the one that was found.
+def plot_boxes(
+    images: np.ndarray,
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    names: Sequence[str],
+    columns: int = 8,
+) -> Figure:
+    """Images with their true and predicted boxes, titled with the predicted class.
 
     Args:
         images: uint8 (n, height, width, 3).
         targets: (n, 5), labels and boxes.
         outputs: (n, classes + 4), logits and boxes, as a network for localization gives them.
         names: of the classes.
-        columns: images a row.
+        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
-    rows = -(-len(images) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(WIDTH, 1.05 * rows), squeeze=False)
-    for axes in panels.flat[len(images) :]:
-        axes.set_axis_off()
-    for axes, image, target, output in zip(panels.flat, images, targets, outputs, strict=False):
-        axes.imshow(image)
-        axes.set(xticks=[], yticks=[])
-        called = output[:-4].argmax()
-        axes.set_title(
-            shorten(names[called]),
-            fontsize=6,
-            fontweight="normal",
-            color="black" if called == int(target[0]) else "C3",
-        )
-        for box, color in ((target[1:], TRUE), (output[-4:], FOUND)):
-            left, top, right, bottom = box.clip(0, 1) * image.shape[0] - 0.5
-            frame = (left, top), right - left, bottom - top
-            axes.add_patch(Rectangle(*frame, fill=False, color="white", lw=2.4))
-            axes.add_patch(Rectangle(*frame, fill=False, color=color, lw=1.2))
-    handles = [Rectangle((0, 0), 1, 1, fill=False, color=color, lw=1.2) for color in (TRUE, FOUND)]
-    figure.legend(handles, ["right", "found"], loc="outside lower center", ncols=2)
+    predicted = outputs[:, :-4].argmax(axis=1)
+    right = predicted == targets[:, 0].astype(int)
+    figure, panels = image_grid(
+        list(images),
+        columns,
+        titles=[names[i] for i in predicted],
+        colors=["black" if r else PREDICTED for r in right],
+    )
+    for axes, image, target, output in zip(panels, images, targets, outputs, strict=True):
+        _draw_box(axes, image, target[1:], TRUE)
+        _draw_box(axes, image, output[-4:], PREDICTED)
+    handles = [Rectangle((0, 0), 1, 1, fill=False, color=color) for color in (TRUE, PREDICTED)]
+    figure.legend(handles, ["true", "predicted"], loc="outside lower center", ncols=2)
     return figure
 
 
-def plot_masks(images, masks, found):
-    """Images, their masks, and what networks make of them; a colour a class, background gray.
+def plot_masks(
+    images: np.ndarray, masks: np.ndarray, predicted: Mapping[str, np.ndarray]
+) -> Figure:
+    """Images, their masks, and the predicted ones; a color per class, background gray.
 
     Args:
         images: uint8 (n, height, width, 3).
         masks: int (n, height, width), 0 for background.
-        found: dict of title: masks of the same shape.
+        predicted: dict of title: masks of the same shape.
 
     Returns:
         The matplotlib `Figure`.
     """
-    rows = {"image": images, "mask": masks, **found}
-    figure, panels = plt.subplots(
-        len(rows), len(images), figsize=(WIDTH, 0.82 * len(rows)), squeeze=False
-    )
-    classes = int(max(masks.max(), *(said.max() for said in found.values()))) + 1
-    colors = ListedColormap(["0.88", *sns.color_palette("husl", classes - 1)])
-    for row, (title, pictures) in zip(panels, rows.items(), strict=True):
-        row[0].set_ylabel(title, fontsize=7)
-        for axes, picture in zip(row, pictures, strict=True):
-            axes.imshow(picture, cmap=colors, vmin=0, vmax=classes - 1, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    return figure
+    rows = {"mask": masks, **predicted}
+    classes = 1 + int(max(row.max() for row in rows.values()))
+    palette = np.array([(0.88,) * 3, *sns.color_palette("husl", classes - 1)])
+    colored = (255 * palette).astype(np.uint8)
+    grid = [*images, *(colored[mask] for row in rows.values() for mask in row)]
+    return image_grid(grid, len(images), row_labels=["image", *rows])[0]

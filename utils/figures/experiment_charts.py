@@ -1,0 +1,157 @@
+"""The charts of ablations, searches and comparisons (`04_analysis`, `06_search`, `07_…`)."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
+
+from utils.figures.style import SMALL, WIDTH, colors_of
+from utils.training.results import TITLES
+
+LABELS = {  # of names in the code
+    **{"max_pool": "max-pool 2×2", "max_pool_3x3": "max-pool 3×3"},
+    **{"average_pool": "average pool 2×2", "convolution": "strided convolution"},
+    **{"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "mish": "Mish", "leaky_relu": "leaky ReLU"},
+    **{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"},
+}
+
+
+def plot_ablations(table: pd.DataFrame) -> Figure:
+    """What each change costs or gains in hold-out top-1, and the top-1 on train beside it.
+
+    Args:
+        table: as `utils.experiments.ablations.ablation_table` returns it.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.28 * len(table) + 1.1), sharey=True, width_ratios=(3, 2)
+    )
+    _plot_differences(left, table, label="uncertainty between seeds")
+    left.set(xlabel="percentage points from the default")
+    right.hlines(table["changed"], 100 * table["top1"], 100 * table["train_top1"], color="0.7")
+    for column, label, color in (("train_top1", "train", "C1"), ("top1", "hold-out", "C0")):
+        right.scatter(100 * table[column], table["changed"], color=color, label=label, zorder=3)
+    right.set(xlabel="top-1, %")
+    right.grid(visible=False, axis="y")
+    handles, labels = (
+        a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (left, right)), strict=True)
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def plot_variants(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each value of each study gains or loses against the default.
+
+    Args:
+        tables: dict of study: what `utils.experiments.search.study_table` returns.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    heights = [len(table) for table in tables.values()]
+    figure, panels = plt.subplots(
+        len(tables),
+        1,
+        figsize=(WIDTH, 0.3 * sum(heights) + 0.5 * len(tables)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=heights,
+    )
+    for axes, (study, table) in zip(panels.flat, tables.items(), strict=True):
+        labels = [_label(row) for row in table.to_dict("records")]
+        _plot_differences(axes, table.assign(changed=labels))
+        axes.set_title(study.replace("_", "-"), loc="left")
+    panels.flat[-1].set(
+        xlabel="percentage points of hold-out top-1 from the default (gray: uncertainty)"
+    )
+    return figure
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """A study's point in words."""
+    if "rate" in row:
+        factor = Fraction(row["rate"]).limit_denominator(10)
+        return f"{LABELS[row['optimizer']]}, {factor} × its default rate"
+    return LABELS.get(row["changed"], row["changed"])
+
+
+def _plot_differences(axes: Any, table: pd.DataFrame, label: str | None = None) -> None:
+    """Bars of the column `difference`, first row on top, over a band of its uncertainty."""
+    uncertainty = table["uncertainty"].iloc[0]
+    axes.axvspan(-uncertainty, uncertainty, color="0.88", label=label)
+    axes.barh(table["changed"], table["difference"], xerr=table["uncertainty"], color="C0")
+    axes.axvline(0, color="0.3", lw=1)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def plot_comparison(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Differences from the first network, by metric.
+
+    Args:
+        tables: dict of title: what `utils.experiments.comparison.comparison_table` returns.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    figure, panels = plt.subplots(1, len(tables), figsize=(WIDTH, 2.6), squeeze=False)
+    colors = colors_of(name for table in tables.values() for name in table.index[1:])
+    for axes, (title, table) in zip(panels.flat, tables.items(), strict=True):
+        ending = " difference"
+        metrics = [name.removesuffix(ending) for name in table if name.endswith(ending)]
+        others = table.iloc[1:]
+        places = np.arange(len(metrics))
+        height = 0.8 / len(others)
+        for i, (name, row) in enumerate(others.iterrows()):
+            axes.barh(
+                places + (i - (len(others) - 1) / 2) * height,
+                [row[f"{metric} difference"] for metric in metrics],
+                height,
+                xerr=[row[f"{metric} error"] for metric in metrics],
+                color=colors[name],
+            )
+        axes.set_yticks(places, [TITLES[metric] for metric in metrics])
+        axes.invert_yaxis()
+        axes.axvline(0, color="0.3", lw=1)
+        axes.grid(visible=False, axis="y")
+        axes.set(title=title, xlabel=f"percentage points from {table.index[0]}")
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors))
+    return figure
+
+
+def plot_sizes(table: pd.DataFrame) -> Figure:
+    """Top-1 of each width and depth against parameters and against time; the numbers are blocks.
+
+    Args:
+        table: as `utils.experiments.search.study_table` returns it for the study `size`, and
+            seconds per epoch.
+
+    Returns:
+        The matplotlib `Figure`.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3), sharey=True)
+    for axes, x, unit in zip(panels, ("parameters", "seconds"), (1e6, 1), strict=True):
+        for width, group in table.groupby("width"):
+            axes.plot(group[x] / unit, 100 * group["top1"], marker="o", label=f"{width:g}")
+            for row in group.itertuples():
+                where = (getattr(row, x) / unit, 100 * row.top1)
+                axes.annotate(row.blocks, where, (4, 4), textcoords="offset points", fontsize=SMALL)
+        axes.set(xscale="log")
+        axes.margins(x=0.1, y=0.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+    panels[0].set(xlabel="million parameters", ylabel="hold-out top-1, %")
+    panels[1].set(xlabel="seconds per epoch")
+    panels[1].legend(title="width, times the paper's", loc="lower right")
+    return figure
