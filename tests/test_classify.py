@@ -205,7 +205,7 @@ def save(path, pixels):
 
 @pytest.mark.parametrize(("height", "width"), [(384, 512), (512, 384)])
 def test_geometry_of_the_central_square(tmp_path, height, width):
-    """Ramps of half a level a pixel: 512x384 becomes 341x256, of which 58...282 and 16...240."""
+    """Ramps of half a level per pixel: 512x384 becomes 341x256, of which 58...282 and 16...240."""
     rows, columns = np.mgrid[:height, :width] / 2
     pixels = np.stack([columns, rows, np.full(rows.shape, 7)], axis=-1)
     image = read_image(save(tmp_path / "ramp.png", pixels))

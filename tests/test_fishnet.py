@@ -83,10 +83,10 @@ def test_dilation_of_the_body(stage, dilation):
     ],
 )
 def test_down_sampling(down_sampling, pool):
-    usual = build_tiny(stem="half", image_size=64)
+    default = build_tiny(stem="half", image_size=64)
     config = dataclasses.replace(TINY, down_sampling=down_sampling)
     model = build_fishnet(config, stem="half", image_size=64, num_classes=5)
-    shapes = [[m.get_layer(name).output.shape for name in STAGES] for m in (usual, model)]
+    shapes = [[m.get_layer(name).output.shape for name in STAGES] for m in (default, model)]
     assert shapes[0] == shapes[1]
     pools = {layer for layer in model.layers if "Pooling2D" in type(layer).__name__}
     pools = {p for p in pools if not isinstance(p, keras.layers.GlobalAveragePooling2D)}
@@ -94,7 +94,7 @@ def test_down_sampling(down_sampling, pool):
         assert len(pools) == 6
         assert {type(p) for p in pools} == {pool}
         assert {p.pool_size for p in pools} == {(3, 3) if "3x3" in down_sampling else (2, 2)}
-        assert model.count_params() == usual.count_params()
+        assert model.count_params() == default.count_params()
     else:
         assert not pools
         strided = [x.name for x in model.layers if getattr(x, "strides", 1) == (2, 2)]

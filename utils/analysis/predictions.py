@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.training.predictions import _confusions
+from utils.training.predictions import confusions
 
 
 def short_name(words: str) -> str:
@@ -42,7 +42,7 @@ def confused_pairs(predictions: Mapping[str, Any], count: int = 15) -> pd.DataFr
         predicted as b and of b predicted as a, and their total.
     """
     names = np.array([short_name(w) for w in predictions["words"]])
-    matrix, first, second = _confusions(predictions)
+    matrix, first, second = confusions(predictions)
     table = pd.DataFrame(
         {
             "class a": names[first],

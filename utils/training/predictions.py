@@ -167,7 +167,7 @@ def confused_images(predictions, pairs=6, each=3):
     """
     labels, called = predictions["labels"], predictions["classes"][:, 0]
     surest = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
-    _, first, second = _confusions(predictions)
+    _, first, second = confusions(predictions)
     found = []
     for a, b in zip(first[:pairs], second[:pairs], strict=True):
         ways = [(labels[surest] == x) & (called[surest] == y) for x, y in ((a, b), (b, a))]
@@ -175,7 +175,7 @@ def confused_images(predictions, pairs=6, each=3):
     return found
 
 
-def _confusions(predictions):
+def confusions(predictions):
     """The confusion matrix, and the pairs of classes (first, second), most confused first."""
     count = len(predictions["words"])
     matrix = np.zeros((count, count), int)
