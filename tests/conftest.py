@@ -1,7 +1,15 @@
+import shutil
+from pathlib import Path
+
 import pytest
+import runs
 from layouts import sample_files
 
 from utils.data.prepare import prepare_dataset
+from utils.models.presets import PRESETS
+from utils.training import run_folder
+from utils.training.config import RunConfig
+from utils.training.run import train
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +27,44 @@ def layout(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
+
+
+@pytest.fixture
+def make_config(shapes, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "small", runs.SMALL)
+
+    def make(name="run", **changes):
+        options = {"dataset": "tiny-shapes", "data_dir": str(shapes), "preset": "small"}
+        options |= {"batch_size": 96, "epochs": 3}
+        return RunConfig(run_dir=str(tmp_path / name), **{**options, **changes})
+
+    return make
+
+
+@pytest.fixture
+def copied(shapes, tmp_path):
+    return Path(shutil.copytree(shapes, tmp_path / "records"))
+
+
+class Killed(Exception):
+    """Stands for the end of a process right after a checkpoint."""
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Trains, but ends as if killed once the checkpoint of that position is written."""
+
+    def train_until(config, epochs, step=0):
+        save = run_folder.save_checkpoint
+
+        def save_and_end(folder, variables, state):
+            save(folder, variables, state)
+            if (state.epoch, state.step) == (epochs, step):
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_folder, "save_checkpoint", save_and_end)
+            with pytest.raises(Killed):
+                train(config)
+
+    return train_until

@@ -8,16 +8,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from utils.training.checkpoints import checkpoints_in
+from utils.training.run_folder import checkpoints_in
 
-CHILD = """
-import dataclasses, json, sys
+# Makes the preset "small" known.
+SMALL_PRESET = """
 from utils.models.presets import PRESETS, FishNetConfig
-from utils.training.recipes import RECIPES
 from utils.training.config import RunConfig
 from utils.training.run import train
 planes = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
 PRESETS["small"] = FishNetConfig(planes, (1,) * 10, (0,) * 6)
+"""
+CHILD = f"""{SMALL_PRESET}
+import dataclasses, json, sys
+from utils.training.recipes import RECIPES
 options, recipe = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 RECIPES["tuned"] = dataclasses.replace(RECIPES["tuned"], **recipe)
 train(RunConfig(preset="small", **options))
@@ -52,9 +55,8 @@ def start(config, backend="tensorflow", *, before="", after="", recipe=None, **e
 
 def stop_after_a_checkpoint(process, config, number, delay=0.0):
     """Sends a signal some seconds after the next checkpoint; False if the process ended well."""
-    folder = Path(config.run_dir, "checkpoints")
-    before = checkpoints_in(folder)[:1]
-    while checkpoints_in(folder)[:1] == before:
+    before = checkpoints_in(config.run_dir)[:1]
+    while checkpoints_in(config.run_dir)[:1] == before:
         if process.poll() is not None:
             return False
         time.sleep(0.005)

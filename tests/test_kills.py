@@ -8,9 +8,9 @@ import pytest
 from processes import start, stop_after_a_checkpoint
 
 from utils import environment
-from utils.training.checkpoints import checkpoints_in
 from utils.training.config import RunConfig
 from utils.training.results import SCHEMA, read_result, write_result
+from utils.training.run_folder import checkpoints_in
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "report/results/kills.json"
@@ -18,7 +18,7 @@ EVIDENCE = ROOT / "report/results/kills.json"
 
 def final_state(config):
     """All that the last checkpoint holds but the seconds, and all that was measured."""
-    with np.load(checkpoints_in(f"{config.run_dir}/checkpoints")[0]) as file:
+    with np.load(checkpoints_in(config.run_dir)[0]) as file:
         arrays = {name: file[name].tobytes() for name in file.files if name != "state"}
     result = read_result(f"{config.run_dir}/{config.run_id}.json")
     assert result["status"] == "complete"
@@ -62,7 +62,7 @@ def trained_with_kills(shapes, folder, recipe, backend, signals, *, epochs, wind
                 "recipe": recipe,
                 "signal": signal.Signals(number).name,
                 "seconds_after_a_checkpoint": round(delay, 3),
-                "newest_checkpoint": checkpoints_in(checkpoints)[0].stem,
+                "newest_checkpoint": checkpoints_in(cut.run_dir)[0].stem,
                 "while_writing": bool(list(checkpoints.glob(".*"))),
             }
         )

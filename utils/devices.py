@@ -3,6 +3,7 @@
 import contextlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 DISTRIBUTIONS = ("auto", "none")
 
@@ -14,16 +15,16 @@ class Devices:
     count: int = 1  # all together
     process: int = 0  # this one, counted from 0; process 0 alone writes files
     processes: int = 1
-    mirrored: object = None  # tf.distribute.Strategy, with several devices on TensorFlow
-    parallel: object = None  # keras.distribution.DataParallel, with several devices on JAX
+    mirrored: Any = None  # tf.distribute.Strategy, with several devices on TensorFlow
+    parallel: Any = None  # keras.distribution.DataParallel, with several devices on JAX
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager:
         """Context in which a model is built and trained on them."""
         if self.mirrored:
             return self.mirrored.scope()
         return self.parallel.scope() if self.parallel else contextlib.nullcontext()
 
-    def synchronize_batch_norm(self, model):
+    def synchronize_batch_norm(self, model: Any) -> None:
         """Lets BatchNorm see whole batches, as on one device. On JAX it does anyhow."""
         import keras
 
@@ -31,8 +32,13 @@ class Devices:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
 
-    def agree(self, *numbers):
-        """What process 0 passes, as a tuple of ints; waits for all processes."""
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.process == 0
+
+    def broadcast(self, *numbers: int) -> tuple[int, ...]:
+        """What process 0 passes; waits for all processes."""
         if self.processes == 1:
             return numbers
         import numpy as np
@@ -41,7 +47,7 @@ class Devices:
         return tuple(int(n) for n in broadcast_one_to_all(np.array(numbers)))
 
 
-def find_devices(distribution="auto"):
+def find_devices(distribution: str = "auto") -> Devices:
     """The devices to train on.
 
     Args:
@@ -74,7 +80,7 @@ def find_devices(distribution="auto"):
     return Devices(len(names), mirrored=tf.distribute.MirroredStrategy(names))
 
 
-def join_processes():
+def join_processes() -> None:
     """Brings the processes of several machines together, if the environment names them (JAX).
 
     The variables are those of `keras.distribution.initialize`: KERAS_DISTRIBUTION_JOB_ADDRESSES,

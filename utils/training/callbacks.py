@@ -4,14 +4,32 @@ import contextlib
 import math
 import signal
 import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
 
 import keras
 
 from utils import environment
+from utils.training.config import ResolvedConfig
 from utils.training.results import REPORTED
+from utils.training.run_folder import TrainState
+
+CHECK_EVERY = 20  # steps between looks at the loss, which wait for an accelerator
+CHECKPOINT_SECONDS = 300.0  # a checkpoint within an epoch is never much older
 
 
-def reported(logs, task="classification", prefix=""):
+class Stopped(Exception):
+    """A signal, whose name is the argument, ends the run; its state is saved."""
+
+
+class Diverged(Exception):
+    """The loss is no longer finite."""
+
+
+def reported(
+    logs: Mapping[str, Any], task: str = "classification", prefix: str = ""
+) -> dict[str, float]:
     """What a result says of the metrics that Keras logs.
 
     Args:
@@ -20,78 +38,155 @@ def reported(logs, task="classification", prefix=""):
         prefix: "val_" for those of the validation data.
 
     Returns:
-        Dict of floats by the names in a result.
+        Floats by the names in a result.
     """
     names = REPORTED[task]
     return {f"{prefix}{name}": float(logs[f"{prefix}{metric}"]) for name, metric in names.items()}
 
 
-class RunLog(keras.callbacks.Callback):
-    """Measures each epoch, hands it to the run, and lets the run save and stop between steps.
+class Measurements(keras.callbacks.Callback):
+    """Counts steps and epochs in the run's state, and adds what was measured to its history.
 
     Args:
-        run: whose `end_step`, `end_epoch` and `fail` are called.
-        first_step: steps of the first epoch that were done before.
+        config: of the run.
+        state: likewise.
+        steps: per epoch.
+        sums: pairs (variable, array) of what the metrics had added up in an epoch that was cut
+            off; `fit` begins every epoch at zero.
+        end_epoch: called after each epoch.
     """
 
-    CHECK_EVERY = 20  # steps between looks at the loss, which wait for an accelerator
-
-    def __init__(self, run, first_step=0):
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        state: TrainState,
+        steps: int,
+        sums: list[tuple[Any, Any]],
+        end_epoch: Callable[[], None],
+    ) -> None:
         super().__init__()
-        self.run, self.first_step = run, first_step
+        self.config, self.state, self.steps, self.end_epoch = config, state, steps, end_epoch
+        self.sums = sums if state.step else []
+        self.first_step = state.step
+        self.start = self.second_step = self.trained = 0.0  # when they began, or it ended
         self.announced = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes when the epoch began; in an epoch that was cut off, brings its sums back."""
         environment.release_free_memory()
-        self.epoch, self.start = epoch, time.perf_counter()
-        if self.first_step:
-            self.run.restore_sums()
-            self.start -= self.run.elapsed
+        self.start = time.perf_counter() - self.state.elapsed
+        for variable, array in self.sums:
+            variable.assign(array)
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Looks after the loss now and then; hands the step to the run."""
-        step = self.first_step + batch + 1
-        due = self.run.is_due(self.epoch, step)
-        if (due or batch % self.CHECK_EVERY == 0) and not math.isfinite(logs["loss"]):
-            self.run.fail(self.epoch, step)
-        self._announce(batch)
-        if due:
-            self.run.end_step(self.epoch, step, time.perf_counter() - self.start)
-
-    def _announce(self, batch):
-        """Says once how long an epoch will take."""
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the step, checks the loss every 20 steps, and says once how long it will take."""
+        now = time.perf_counter()
+        self.state.step, self.state.elapsed = self.first_step + batch + 1, now - self.start
+        if batch % CHECK_EVERY == 0:
+            check_finite(logs["loss"])
         if batch == 0:
-            self.second_step = time.perf_counter()
-        elif batch == self.CHECK_EVERY and not self.announced:
+            self.second_step = now
+        elif batch == CHECK_EVERY and not self.announced:
             self.announced = True
-            rate = batch / (time.perf_counter() - self.second_step)
+            rate = batch / (now - self.second_step)
             print(
-                f"{rate * self.run.config.batch_size:.0f} images/s, about "
-                f"{self.run.steps / rate / 60:.1f} min an epoch, "
-                f"{self.run.config.epochs - self.epoch} to go",
+                f"{rate * self.config.batch_size:.0f} images/s, about "
+                f"{self.steps / rate / 60:.1f} min per epoch, "
+                f"{self.config.epochs - self.state.epoch} to go",
                 flush=True,
             )
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Any = None) -> None:
         """Notes when training ended and evaluation began."""
         self.trained = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Hands the epoch's numbers to the run."""
-        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-            self.run.fail(epoch, self.run.steps)
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds the epoch's numbers to the history."""
+        check_finite(logs["loss"], logs["val_loss"])
         end = time.perf_counter()
-        trained = self.run.steps * self.run.config.batch_size
-        task = self.run.config.task
+        images = self.steps * self.config.batch_size
+        task = self.config.task
         measured = reported(logs, task) | reported(logs, task, "val_")
         measured |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": round(end - self.start, 2),
-            "images_per_second": round(trained / (self.trained - self.start), 1),
+            "images_per_second": round(images / (self.trained - self.start), 1),
             "peak_rss_mb": round(environment.peak_rss_mb()),
         }
-        self.run.end_epoch(epoch, measured)
+        for name, value in measured.items():
+            self.state.history[name].append(value)
+        self.state.epoch, self.state.step, self.state.elapsed = epoch + 1, 0, 0.0
+        self.end_epoch()
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves the run between steps and epochs, and ends it there when a signal says so.
+
+    A checkpoint is due every so many steps, after the last epoch, on a signal, and in any case
+    `CHECKPOINT_SECONDS` after the one before.
+
+    Args:
+        config: of the run.
+        state: likewise; `Measurements`, called before, keeps it up to date.
+        steps: per epoch.
+        save: writes a checkpoint.
+        signals: names of those caught so far, see `held_back_signals`.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        state: TrainState,
+        steps: int,
+        save: Callable[[], None],
+        signals: list[str],
+    ) -> None:
+        super().__init__()
+        self.state, self.steps, self.save, self.signals = state, steps, save, signals
+        self.epochs, self.every = config.epochs, config.checkpoint_steps(steps)
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Saves within an epoch; at its end the evaluation comes first."""
+        if self.state.step < self.steps and self._is_due():
+            check_finite(logs["loss"])
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # between steps the weights are elsewhere
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves after an epoch."""
+        if self.state.epoch == self.epochs:
+            self.save()
+        elif self._is_due():
+            self._save()
+
+    def _is_due(self) -> bool:
+        done = self.state.epoch * self.steps + self.state.step
+        age = time.monotonic() - self.saved
+        return bool(self.signals) or done % self.every == 0 or age >= CHECKPOINT_SECONDS
+
+    def _save(self) -> None:
+        self.save()
+        self.saved = time.monotonic()
+        if self.signals:
+            raise Stopped(self.signals[0])
+
+
+class RawWeights(keras.callbacks.Callback):
+    """Gives the model its own weights back, in whose place `fit` ends with their average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the weights as they are after an epoch."""
+        self.weights = self.model.get_weights()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Puts them back."""
+        self.model.set_weights(self.weights)
 
 
 class Plateau(keras.callbacks.ReduceLROnPlateau):
@@ -106,11 +201,11 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
         **kwargs: of `ReduceLROnPlateau`.
     """
 
-    def __init__(self, past_losses, initial_rate, **kwargs):
+    def __init__(self, past_losses: list[float], initial_rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.past_losses, self.initial_rate = past_losses, initial_rate
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         """Brings counters and learning rate to where they were."""
         super().on_train_begin(logs)
         self.model.optimizer.learning_rate = self.initial_rate
@@ -118,24 +213,34 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
             self.on_epoch_end(epoch, {self.monitor: loss})
 
 
+def check_finite(*losses: float) -> None:
+    """Raises `Diverged` unless they are finite."""
+    if not all(math.isfinite(loss) for loss in losses):
+        raise Diverged
+
+
 @contextlib.contextmanager
-def stop_signals():
+def held_back_signals(processes: int = 1) -> Iterator[list[str]]:
     """Holds back SIGTERM and Ctrl-C.
+
+    Args:
+        processes: that train together; several end at once, as they could not at the same step.
 
     Yields:
         A list to which the first one's name is added. A second one acts as it always does.
     """
-    caught, usual = [], {}
+    caught: list[str] = []
+    defaults: dict[int, Any] = {}
 
-    def hold_back(number, frame):
+    def hold_back(number: int, frame: FrameType | None) -> None:
         caught.append(signal.Signals(number).name)
-        signal.signal(number, usual[number])
+        signal.signal(number, defaults[number])
 
     with contextlib.suppress(ValueError):  # only the main thread may handle signals
-        for number in (signal.SIGTERM, signal.SIGINT):
-            usual[number] = signal.signal(number, hold_back)
+        for held in (signal.SIGTERM, signal.SIGINT) if processes == 1 else ():
+            defaults[held] = signal.signal(held, hold_back)
     try:
         yield caught
     finally:
-        for number, handler in usual.items():
+        for number, handler in defaults.items():
             signal.signal(number, handler)

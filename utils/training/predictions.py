@@ -9,7 +9,6 @@ import numpy as np
 from utils.data import pipeline
 from utils.data.manifest import evaluation_size
 from utils.files import replacing
-from utils.training import predictions
 
 LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
 
@@ -69,8 +68,8 @@ def keep_predictions(config, model, batches, manifest, result):
     images = evaluation_size(manifest, config.split)  # without blank ones
     probabilities, flipped = (_predict(model, b)[:images] for b in (batches, batches.map(_mirror)))
     labels = np.concatenate([batch[1].numpy() for batch in batches])[:images]
-    predictions.save_predictions(
-        predictions.predictions_path(config.result_file, config.run_dir, result),
+    save_predictions(
+        predictions_path(config.result_file, config.run_dir, result),
         probabilities=probabilities,
         labels=labels,
         manifest=manifest,

@@ -1,55 +1,103 @@
-"""A run's folder: one run in it, and one process at a time."""
+"""A run's folder: one run in it, one process at a time, and its checkpoints."""
+
+from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import json
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from utils.files import replacing
+
+if TYPE_CHECKING:
+    from utils.training.config import RunConfig
+
+LOCK = "lock"
+STATE = "state"  # name of the JSON among a checkpoint's arrays
+KEPT = 2  # checkpoints
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+@dataclasses.dataclass
+class TrainState:
+    """How far a run is; with the variables, all that a checkpoint holds."""
+
+    history: dict[str, list[float]]  # lists of one number per epoch
+    epoch: int = 0  # epochs done
+    step: int = 0  # steps done in the epoch after them
+    elapsed: float = 0.0  # seconds spent in that epoch
 
 
 class TrainingError(RuntimeError):
     """A run cannot start, go on or end; the text says why and what helps."""
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint is of another model."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint cannot be read."""
+
+
 @contextlib.contextmanager
-def used_alone(folder):
+def lock(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder; the system opens it again if this one dies.
 
     Args:
-        folder: path; made when missing.
+        folder: made when missing. Where its drive has no locks, a warning is all there is.
 
     Raises:
-        TrainingError: another process is in it.
+        TrainingError: another process is in it, or it cannot be made.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    file = Path(folder, LOCK)
+    held = FileLock(file, timeout=0, fallback_to_soft=False)
     try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
     except Timeout:
         raise TrainingError(
-            f"Another process is training in {folder}. Wait for it, stop it, or use "
-            "another run_dir."
+            f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, or "
+            "use another run_dir."
         ) from None
-
-
-def in_use(folder):
-    """Whether another process is in a folder (see `used_alone`)."""
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise TrainingError(
+                f"run_dir {folder} cannot be used ({error}). Choose another run_dir."
+            ) from error
+        print(
+            f"Warning: the drive of {file} has no file locks ({error}), so a second process in "
+            "this folder would not be noticed. Make sure that no other one trains here."
+        )
     try:
-        with used_alone(folder):
+        yield
+    finally:
+        held.release()
+
+
+def in_use(folder: Path | str) -> bool:
+    """Whether another process is in a folder (see `lock`); a missing one is not in use."""
+    if not Path(folder, LOCK).exists():
+        return False
+    try:
+        with lock(Path(folder)):
             return False
     except TrainingError:
         return True
 
 
-def claim(folder, config, manifest_sha256):
+def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     """Writes `config.json`, or checks that the folder is of this very run.
 
     Args:
-        folder: path.
-        config: the `RunConfig`.
+        folder: of the run.
+        config: of the run.
         manifest_sha256: of its dataset.
 
     Raises:
@@ -60,8 +108,131 @@ def claim(folder, config, manifest_sha256):
         with replacing(path, "w") as file:
             json.dump({**config.identity(), "manifest_sha256": manifest_sha256}, file, indent=1)
         return
-    if differences := config.differences(json.loads(path.read_text()), manifest_sha256):
-        raise TrainingError(
-            f"{folder} holds a run with other parameters ({'; '.join(differences)}). "
-            "Use the same parameters, another run_dir, or delete that folder."
+    differences = config.differences(json.loads(path.read_text()), manifest_sha256)
+    if not differences:
+        return
+    weights = Path(folder, "model.keras")
+    remedy = "Use the same parameters, another run_dir, or delete that folder."
+    if weights.exists() and all(text.startswith("epochs: ") for text in differences):
+        remedy = (
+            "A finished run keeps its number of epochs. To train on from its weights, use another "
+            f"run_dir and -p initial_weights {weights}"
         )
+    raise TrainingError(
+        f"{folder} holds a run with other parameters ({'; '.join(differences)}). {remedy}"
+    )
+
+
+def checkpoint_path(folder: Path, epoch: int, step: int) -> Path:
+    """File of the checkpoint after `epoch` epochs and `step` steps."""
+    return Path(folder, "checkpoints", f"epoch-{epoch:04d}-step-{step:07d}.npz")
+
+
+def checkpoints_in(folder: Path | str) -> list[Path]:
+    """The checkpoints of a run's folder, newest first."""
+    return sorted(Path(folder, "checkpoints").glob("epoch-*.npz"), reverse=True)
+
+
+def save_checkpoint(folder: Path, variables: Mapping[str, Any], state: TrainState) -> None:
+    """Writes all that a run needs to go on, then drops all checkpoints but the last two good ones.
+
+    Args:
+        folder: of the run.
+        variables: Keras variables, by names that do not change between processes.
+        state: how far the run is.
+    """
+    path = checkpoint_path(folder, state.epoch, state.step)
+    import keras  # here, since a `RunConfig` is made without
+    import numpy as np
+
+    arrays: dict[str, Any] = {n: keras.ops.convert_to_numpy(v) for n, v in variables.items()}
+    position = {"position": (state.epoch, state.step), "elapsed": state.elapsed}
+    arrays[STATE] = np.array(json.dumps({**position, "history": state.history}))
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+    good = [path]
+    for other in checkpoints_in(folder):
+        if other == path:
+            continue
+        if len(good) == KEPT:
+            other.unlink()
+        elif _is_good(other):
+            good.append(other)
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, int] | None:
+    """Finds the newest checkpoint that can be read.
+
+    Args:
+        folder: of the run. What a killed process has half written is removed from it; a damaged
+            checkpoint gets another name.
+
+    Returns:
+        Its position (epochs done, steps done in the epoch after them), or None without any.
+    """
+    for half_written in Path(folder, "checkpoints").glob(".*"):
+        half_written.unlink()
+    good = next(filter(_is_good, checkpoints_in(folder)), None)
+    return _position(good) if good else None
+
+
+def read_checkpoint(path: Path, variables: Mapping[str, Any]) -> tuple[dict[str, Any], TrainState]:
+    """Reads a checkpoint and compares it with the variables that it is meant for.
+
+    Args:
+        path: the `.npz` file.
+        variables: Keras variables by the names they were saved under.
+
+    Returns:
+        (arrays by the same names, the state that was saved).
+
+    Raises:
+        DamagedCheckpoint: the file cannot be read, or not all of it is as it was written.
+        CheckpointError: it is of another model or optimizer.
+    """
+    arrays, saved = _load(path)
+    wrong = sorted(set(arrays) ^ set(variables)) + sorted(
+        name for name in set(arrays) & set(variables) if arrays[name].shape != variables[name].shape
+    )
+    if wrong:
+        raise CheckpointError(
+            f"{path} is of another model or optimizer: {', '.join(wrong[:5])} … "
+            "Use another run_dir, or delete that folder."
+        )
+    return arrays, _state(saved)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    with open(path, "rb") as file:  # an error here, of permissions perhaps, is no damage
+        try:
+            if damaged := zipfile.ZipFile(file).testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
+            file.seek(0)
+            with np.load(file) as loaded:
+                arrays = dict(loaded)
+            return arrays, json.loads(str(arrays.pop(STATE)))
+        except Exception as error:  # whatever the damage makes of a zip file
+            raise DamagedCheckpoint(f"{path} is damaged ({error}).") from error
+
+
+def _state(saved: dict[str, Any]) -> TrainState:
+    epoch, step = saved["position"]
+    return TrainState(saved["history"], epoch, step, saved["elapsed"])
+
+
+def _position(path: Path) -> tuple[int, int]:
+    _, epoch, _, step = path.stem.split("-")
+    return int(epoch), int(step)
+
+
+def _is_good(path: Path) -> bool:
+    """Whether a checkpoint can be read; a damaged one gets another name and counts no longer."""
+    try:
+        _load(path)
+    except DamagedCheckpoint as error:
+        aside = path.replace(path.with_name(f"{path.name}.damaged"))
+        print(f"{error} It is set aside as {aside.name}.", flush=True)
+        return False
+    return True

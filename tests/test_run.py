@@ -1,85 +1,25 @@
+import contextlib
 import dataclasses
 import json
-import resource
 import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from filelock import FileLock
+import runs
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from utils.data.archives import DatasetError
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
-from utils.models.presets import PRESETS, FishNetConfig
-from utils.training import predictions, recipes, run
-from utils.training.checkpoints import (
-    CheckpointError,
-    checkpoints_in,
-    read_checkpoint,
-    save_checkpoint,
-)
+from utils.models.presets import PRESETS
+from utils.training import callbacks, recipes
 from utils.training.config import RunConfig
 from utils.training.predictions import load_predictions
 from utils.training.results import is_reportable, read_result
 from utils.training.run import TrainingError, train
-
-# As little of a FishNet as there can be: tracing is what takes the time here.
-SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
-
-
-class Killed(Exception):
-    """Stands for the end of a process between two epochs."""
-
-
-@pytest.fixture
-def make_config(shapes, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "small", SMALL)
-
-    def make(name="run", **changes):
-        options = {"dataset": "tiny-shapes", "data_dir": str(shapes), "preset": "small"}
-        options |= {"batch_size": 96, "epochs": 3}
-        return RunConfig(run_dir=str(tmp_path / name), **{**options, **changes})
-
-    return make
-
-
-@pytest.fixture
-def killed(monkeypatch):
-    """Trains, but ends as if killed once that many epochs are written."""
-
-    def train_until(config, epochs):
-        end_epoch = run._Run.end_epoch
-
-        def end(run, epoch, measured):
-            end_epoch(run, epoch, measured)
-            if epoch + 1 == epochs:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(run._Run, "end_epoch", end)
-            with pytest.raises(Killed):
-                train(config)
-
-    return train_until
-
-
-def damage(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def weights_of(config, name):
-    return keras.models.load_model(f"{config.run_dir}/{name}").get_weights()
-
-
-def learned(result):
-    """A result without what may differ from run to run: times, memory, names."""
-    measured = {"seconds", "images_per_second", "peak_rss_mb"}
-    history = {k: v for k, v in result["history"].items() if k not in measured}
-    return history, result["metrics"], result.get("metrics_ema")
+from utils.training.run_folder import checkpoints_in
 
 
 def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
@@ -91,7 +31,7 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     cut = make_config("cut", **options)
     killed(cut, 2)
     assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
-    damage(checkpoints_in(f"{cut.run_dir}/checkpoints")[0])
+    runs.damage(checkpoints_in(cut.run_dir)[0])
     half_written = Path(cut.run_dir, "checkpoints", ".epoch-0003-step-0000000.npz-killed")
     half_written.write_bytes(b"PK")
     capsys.readouterr()
@@ -102,10 +42,10 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     assert not half_written.exists()
     continued = train(cut)
     assert "Continuing cut after epoch 3." in capsys.readouterr().out
-    assert learned(continued) == learned(whole)
+    assert runs.learned(continued) == runs.learned(whole)
     assert continued["metrics_ema"]["loss"] != continued["metrics"]["loss"]
     for name in ("model.keras", "model_ema.keras"):
-        ours, theirs = weights_of(cut, name), weights_of(make_config("whole"), name)
+        ours, theirs = runs.weights_of(cut, name), runs.weights_of(make_config("whole"), name)
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(our, their)
 
@@ -129,7 +69,7 @@ def test_evaluation_in_training_mode(make_config, tmp_path):
 
 def test_initial_weights(make_config, capsys, tmp_path):
     """From a network of another number of classes: all its weights but the classifier's."""
-    saved = build_model(SMALL, num_classes=200, normalization=([0] * 3, [1] * 3))
+    saved = build_model(runs.SMALL, num_classes=200, normalization=([0] * 3, [1] * 3))
     saved.save(tmp_path / "first.keras")
     still = {"optimizer": "sgd", "learning_rate": 1e-9, "epochs": 1}
     config = make_config(initial_weights=str(tmp_path / "first.keras"), **still)
@@ -169,7 +109,7 @@ def test_other_tasks(make_config, killed, capsys, task):
     if task == "segmentation":  # its IoU is a metric of our own
         cut = make_config("cut", **options)
         killed(cut, 1)
-        assert learned(train(cut)) == learned(whole)
+        assert runs.learned(train(cut)) == runs.learned(whole)
 
 
 def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
@@ -229,55 +169,6 @@ def test_what_a_run_leaves_behind(make_config, capsys):
         train(other)
 
 
-def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsys):
-    config = make_config(weights_dir=str(tmp_path / "weights"))
-    Path(config.run_dir).mkdir()
-    Path(config.run_dir, "model.keras").write_bytes(b"123")
-    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
-    predictions.keep_weights(config)
-    assert "The weights stay in" in capsys.readouterr().out
-    assert not (tmp_path / "weights").exists()
-    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 3)
-    predictions.keep_weights(config)
-    assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
-
-
-def test_kept_weights_need_no_run_folder(make_config, tmp_path):
-    config = make_config(weights_dir=str(tmp_path / "weights"))
-    Path(config.run_dir).mkdir()
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.save(f"{config.run_dir}/model.keras")
-    predictions.kept_model(config)
-    shutil.rmtree(config.run_dir)
-    for ours, theirs in zip(predictions.kept_model(config).weights, model.weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    shutil.rmtree(config.weights_dir)
-    with pytest.raises(FileNotFoundError, match=r"weights of run .*run.json it is trained again"):
-        predictions.kept_model(config)
-
-
-def test_weights_that_are_too_large_to_keep_can_be_loaded(make_config, tmp_path, monkeypatch):
-    config = make_config(weights_dir=str(tmp_path / "weights"))
-    Path(config.run_dir).mkdir()
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(
-        f"{config.run_dir}/model.keras"
-    )
-    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
-    assert predictions.kept_model(config).count_params() == 3
-    assert not (tmp_path / "weights").exists()
-
-
-def test_a_folder_in_use_is_refused(make_config):
-    config = make_config()
-    Path(config.run_dir).mkdir()
-    with (
-        FileLock(Path(config.run_dir, "lock")),
-        pytest.raises(TrainingError, match="Another process is training in .*run"),
-    ):
-        train(config)
-    assert [p.name for p in Path(config.run_dir).iterdir()] == ["lock"]
-
-
 def test_a_run_that_diverges_stops_and_says_so(make_config, monkeypatch):
     wild = dataclasses.replace(recipes.RECIPES["tuned"], learning_rate=1e30)
     monkeypatch.setitem(recipes.RECIPES, "tuned", wild)
@@ -286,20 +177,6 @@ def test_a_run_that_diverges_stops_and_says_so(make_config, monkeypatch):
         train(config)
     assert read_result(f"{config.run_dir}/run.json")["status"] == "failed"
     assert not Path(config.run_dir, "model.keras").exists()
-
-
-def test_checkpoint_of_another_model_is_named(tmp_path):
-    save_checkpoint(tmp_path, 1, 0, {"a": keras.Variable([1.0]), "b": keras.Variable(2.0)}, {})
-    (path,) = tmp_path.iterdir()
-    arrays, _ = read_checkpoint(path, {"a": keras.Variable([3.0]), "b": keras.Variable(0.0)})
-    assert (arrays["a"], arrays["b"]) == ([1.0], 2.0)
-    with pytest.raises(CheckpointError, match="another model or optimizer: b, c, a .* another run"):
-        read_checkpoint(path, {"a": keras.Variable([1.0, 2.0]), "c": keras.Variable(0.0)})
-
-
-@pytest.fixture
-def copied(shapes, tmp_path):
-    return Path(shutil.copytree(shapes, tmp_path / "records"))
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "replaced"])
@@ -323,58 +200,6 @@ def test_a_label_out_of_range_stops_with_the_folder_named(make_config, copied):
         train(make_config(data_dir=str(copied)))
 
 
-def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, copied):
-    config = make_config(epochs=1)
-    train(config)
-    with pytest.raises(TrainingError, match="preset: 'small' there, 'simple' now"):
-        train(dataclasses.replace(config, preset="simple"))
-    manifest = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps({**manifest, "classes": ["a"]}))
-    with pytest.raises(TrainingError, match="manifest_sha256: .* there, .* now"):
-        train(dataclasses.replace(config, data_dir=str(copied)))
-    assert read_result(f"{config.run_dir}/run.json")["status"] == "complete"
-
-
-def test_a_complete_run_is_left_and_another_of_its_name_is_refused(make_config, tmp_path, capsys):
-    shared = {"epochs": 1, "results_dir": str(tmp_path / "results")}
-    first = make_config("a/run", **shared)
-    result = train(first)
-    before = first.result_file.read_bytes()
-    with pytest.raises(TrainingError, match="another run than .*b/run .*seed: 0 there, 1 now"):
-        train(make_config("b/run", seed=1, **shared))
-    shutil.rmtree(first.run_dir)
-    capsys.readouterr()
-    for config in (first, make_config("c/run", **shared)):
-        assert train(config) == result
-        assert "run is complete; nothing to do" in capsys.readouterr().out
-    assert first.result_file.read_bytes() == before
-    assert not (tmp_path / "b").exists()
-    assert not (tmp_path / "c").exists()
-
-
-def test_a_full_disk_leaves_the_checkpoints_before(make_config, killed):
-    config = make_config()
-    killed(config, 1)
-    (before,) = checkpoints_in(f"{config.run_dir}/checkpoints")
-    content = before.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(TrainingError, match="File too large.*Make room there.*are intact"):
-            train(config)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoints_in(f"{config.run_dir}/checkpoints") == [before]
-    assert before.read_bytes() == content
-    assert not list(before.parent.glob(".*"))
-
-
-def test_a_folder_that_cannot_be_written(make_config, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TrainingError, match="file/run.*choose another run_dir"):
-        train(make_config("file/run"))
-
-
 def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     config = RunConfig(data_dir=str(shapes), run_dir=str(tmp_path / "run"))
     with pytest.raises(TrainingError, match="holds tiny-shapes, not tiny-imagenet"):
@@ -382,3 +207,40 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
         train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_within_an_epoch_is_never_old(make_config, killed, monkeypatch, capsys):
+    whole, cut = train(make_config("whole", epochs=2)), make_config("cut", epochs=2)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    killed(cut, 1, step=2)
+    assert "Continuing" not in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setitem(PRESETS, "small", runs.SMALL)
+    assert runs.learned(train(cut)) == runs.learned(whole)
+    assert "Continuing cut after epoch 1 and 2 of 3 steps." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_global_state_is_put_back(make_config, monkeypatch, fails):
+    def fail(*arguments, **options):
+        assert is_op_determinism_enabled()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.training.run.accelerate", fail)
+    config = make_config(precision="mixed_bfloat16", epochs=1, fast_layers=fails)
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        train(config)
+    assert keras.config.dtype_policy().name == "float32"
+    assert not is_op_determinism_enabled()
+
+
+def test_what_is_kept_of_a_run_is_as_precise_as_it_was_trained(make_config):
+    config = make_config(precision="mixed_bfloat16", epochs=2, batch_size=24)
+    result = train(config)
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
+    assert model.get_layer("stem_conv1").compute_dtype == "float32"
+    kept = load_predictions(f"{config.run_dir}/run.npz")
+    assert (kept["classes"][:, 0] == kept["labels"]).mean() == pytest.approx(
+        result["metrics"]["top1"], abs=1 / 96
+    )

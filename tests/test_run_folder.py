@@ -1,0 +1,237 @@
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import runs
+from filelock import FileLock
+
+from utils.training import run_folder
+from utils.training.results import read_result
+from utils.training.run import train
+from utils.training.run_folder import (
+    CheckpointError,
+    DamagedCheckpoint,
+    TrainingError,
+    TrainState,
+    checkpoints_in,
+    in_use,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+
+def variables(value=0.0):
+    return {"a": keras.Variable([value]), "b": keras.Variable(value)}
+
+
+def save(folder, epoch, step=0):
+    save_checkpoint(folder, variables(epoch), TrainState({"loss": [0.5] * epoch}, epoch, step, 1.5))
+
+
+def names_in(folder):
+    return sorted(path.name for path in Path(folder, "checkpoints").iterdir())
+
+
+def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
+    save(tmp_path, 2, 7)
+    assert newest_checkpoint(tmp_path) == (2, 7)
+    arrays, state = read_checkpoint(checkpoints_in(tmp_path)[0], variables())
+    assert (arrays["a"], arrays["b"]) == ([2.0], 2.0)
+    assert state == TrainState({"loss": [0.5, 0.5]}, 2, 7, 1.5)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    """Its state held the position and the sum of the seconds beside the history."""
+    state = {
+        "position": (1, 3),
+        "elapsed": 2.0,
+        "history": {"loss": [1.0]},
+        "seconds": {"total": 9},
+    }
+    path = run_folder.checkpoint_path(tmp_path, 1, 3)
+    path.parent.mkdir()
+    np.savez(path, a=np.ones(1), b=np.ones(()), state=np.array(json.dumps(state)))
+    assert newest_checkpoint(tmp_path) == (1, 3)
+    assert read_checkpoint(path, variables())[1] == TrainState({"loss": [1.0]}, 1, 3, 2.0)
+
+
+def test_checkpoint_of_another_model_is_named(tmp_path):
+    save(tmp_path, 1)
+    (path,) = checkpoints_in(tmp_path)
+    other = {"a": keras.Variable([1.0, 2.0]), "c": keras.Variable(0.0)}
+    with pytest.raises(CheckpointError, match="another model or optimizer: b, c, a .* another run"):
+        read_checkpoint(path, other)
+
+
+def test_no_damaged_byte_goes_unnoticed(tmp_path):
+    """Each byte of a checkpoint is changed; it is refused, or reads as it was written."""
+    save(tmp_path, 1)
+    (path,) = checkpoints_in(tmp_path)
+    content, refused = path.read_bytes(), 0
+    whole = read_checkpoint(path, variables())
+    for position in range(len(content)):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        )
+        try:
+            assert read_checkpoint(path, variables()) == whole
+        except DamagedCheckpoint as error:
+            assert f"{path} is damaged (" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > len(content) / 2  # the rest: zip files hold times and attributes too
+
+
+def test_a_good_checkpoint_outlives_a_newer_damaged_one(tmp_path, capsys):
+    for epoch in (1, 2):
+        save(tmp_path, epoch)
+    runs.damage(run_folder.checkpoint_path(tmp_path, 2, 0))
+    save(tmp_path, 3)
+    assert names_in(tmp_path) == [
+        "epoch-0001-step-0000000.npz",
+        "epoch-0002-step-0000000.npz.damaged",
+        "epoch-0003-step-0000000.npz",
+    ]
+    text = "epoch-0002-step-0000000.npz is damaged (wrong checksum of"
+    assert text in (log := capsys.readouterr().out)
+    assert "It is set aside as epoch-0002-step-0000000.npz.damaged." in log
+
+
+def test_new_checkpoints_outlive_damaged_ones_of_a_higher_number(tmp_path):
+    for epoch in (4, 5):
+        save(tmp_path, epoch)
+        runs.damage(run_folder.checkpoint_path(tmp_path, epoch, 0))
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in (1, 2, 3):
+        save(tmp_path, epoch)
+        assert newest_checkpoint(tmp_path) == (epoch, 0)
+    assert [path.name[:10] for path in checkpoints_in(tmp_path)] == ["epoch-0003", "epoch-0002"]
+    assert [n[:10] for n in names_in(tmp_path) if "damaged" in n] == ["epoch-0004", "epoch-0005"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(make_config, killed, capsys):
+    whole, cut = train(make_config("whole", epochs=2)), make_config("cut", epochs=2)
+    killed(cut, 1)
+    (only,) = checkpoints_in(cut.run_dir)
+    later = run_folder.checkpoint_path(cut.run_dir, 1, 2)
+    later.write_bytes(only.read_bytes()[:-100])
+    runs.damage(only)
+    capsys.readouterr()
+    killed(cut, 1)
+    log = capsys.readouterr().out
+    assert log.count(".npz.damaged") == 2
+    assert "Continuing" not in log
+    assert runs.learned(train(cut)) == runs.learned(whole)
+    assert "Continuing cut after epoch 1." in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(make_config, killed, monkeypatch):
+    config = make_config()
+    killed(config, 1)
+    (before,) = checkpoints_in(config.run_dir)
+    content = before.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(TrainingError, match="No space left.*Free disk space.*are intact"):
+            train(config)
+    assert checkpoints_in(config.run_dir) == [before]
+    assert before.read_bytes() == content
+    assert not list(before.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "bad")])
+def test_other_errors_of_files_stay_what_they_are(make_config, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("utils.training.run.build", fail)
+    with pytest.raises(type(error)) as raised:
+        train(make_config())
+    assert raised.value is error
+
+
+def test_a_folder_that_cannot_be_made(make_config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="run_dir .*file/run cannot be used .*another run_dir"):
+        train(make_config("file/run"))
+
+
+def test_a_folder_in_use_is_refused(make_config):
+    config = make_config()
+    Path(config.run_dir).mkdir()
+    with FileLock(Path(config.run_dir, "lock")):
+        assert in_use(config.run_dir)
+        with pytest.raises(
+            TrainingError, match="Another process is training in .*holds .*run/lock"
+        ):
+            train(config)
+    assert [p.name for p in Path(config.run_dir).iterdir()] == ["lock"]
+    assert not in_use(config.run_dir)
+
+
+def test_asking_whether_a_folder_is_in_use_makes_none(tmp_path):
+    assert not in_use(tmp_path / "missing" / "run")
+    assert not in_use(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_drive_without_locks_is_named(tmp_path, monkeypatch, capsys, number):
+    def flock(handle, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with run_folder.lock(tmp_path / "run"):
+        pass
+    log = capsys.readouterr().out
+    assert f"the drive of {tmp_path}/run/lock has no file locks (" in log
+    assert "Make sure that no other one trains here" in log
+
+
+def test_more_epochs_are_another_run(make_config):
+    config = make_config(epochs=1)
+    train(config)
+    with pytest.raises(TrainingError, match="epochs: 1 there, 2 now") as error:
+        train(dataclasses.replace(config, epochs=2))
+    weights = f"{config.run_dir}/model.keras"
+    assert f"use another run_dir and -p initial_weights {weights}" in str(error.value)
+    train(make_config("more", epochs=1, initial_weights=weights))
+
+
+def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, copied):
+    config = make_config(epochs=1)
+    train(config)
+    with pytest.raises(TrainingError, match="preset: 'small' there, 'simple' now"):
+        train(dataclasses.replace(config, preset="simple"))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "classes": ["a"]}))
+    with pytest.raises(TrainingError, match="manifest_sha256: .* there, .* now"):
+        train(dataclasses.replace(config, data_dir=str(copied)))
+    assert read_result(f"{config.run_dir}/run.json")["status"] == "complete"
+
+
+def test_a_complete_run_is_left_and_another_of_its_name_is_refused(make_config, tmp_path, capsys):
+    shared = {"epochs": 1, "results_dir": str(tmp_path / "results")}
+    first = make_config("a/run", **shared)
+    result = train(first)
+    before = first.result_file.read_bytes()
+    with pytest.raises(TrainingError, match="another run than .*b/run .*seed: 0 there, 1 now"):
+        train(make_config("b/run", seed=1, **shared))
+    shutil.rmtree(first.run_dir)
+    capsys.readouterr()
+    for config in (first, make_config("c/run", **shared)):
+        assert train(config) == result
+        assert "run is complete; nothing to do" in capsys.readouterr().out
+    assert first.result_file.read_bytes() == before
+    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "c").exists()
