@@ -96,9 +96,7 @@ def _fit(
     folder = Path(config.run_dir)
     model, metrics = build(config, manifest, devices, steps)
     variables = _by_name(model, metrics)
-    state, sums = _restore(config, steps, variables, devices)
-    for metric in metrics:  # `fit` leaves those alone that it has not seen yet
-        metric.reset_state()
+    state, sums = _restore(config, steps, variables, metrics, devices)
     result["env"]["devices"] = devices.count
     result["model"] = {"parameters": count_parameters(model), "macs": count_macs(model)}
 
@@ -106,16 +104,13 @@ def _fit(
         if devices.is_main:
             run_folder.save_checkpoint(folder, variables, state)
 
-    def record() -> None:
+    def end_epoch() -> None:
         if devices.is_main:
             _record(config, result, state)
-
-    def end_epoch() -> None:
-        record()
-        if devices.is_main:
             print(results.epoch_line(result, state.epoch - 1), flush=True)
 
-    record()
+    if devices.is_main:
+        _record(config, result, state)
     try:
         with held_back_signals(devices.processes) as signals:
             while state.epoch < config.epochs:
@@ -142,7 +137,8 @@ def _fit(
         ) from None
     except Diverged:
         result["status"] = "failed"
-        record()
+        if devices.is_main:
+            _record(config, result, state)
         raise TrainingError(
             f"The loss is no longer finite in epoch {state.epoch + 1}, step {state.step}. Earlier "
             f"epochs are kept in {folder}. A lower learning rate or another seed or precision may "
@@ -308,7 +304,11 @@ def _by_name(model: keras.Model, metrics: list[keras.metrics.Metric]) -> dict[st
 
 
 def _restore(
-    config: ResolvedConfig, steps: int, variables: dict[str, Any], devices: Devices
+    config: ResolvedConfig,
+    steps: int,
+    variables: dict[str, Any],
+    metrics: list[keras.metrics.Metric],
+    devices: Devices,
 ) -> tuple[TrainState, list[tuple[Any, Any]]]:
     """Continues from the newest checkpoint that can be read, if there is any.
 
@@ -324,6 +324,8 @@ def _restore(
     arrays, state = run_folder.read_checkpoint(path, variables)
     for name, variable in variables.items():
         variable.assign(arrays[name])
+    for metric in metrics:  # `fit` leaves those alone that it has not seen yet
+        metric.reset_state()
     part = f" and {step} of {steps} steps" if step else ""
     print(f"Continuing {config.run_id} after epoch {epoch}{part}.")
     sums = [(variables[n], array) for n, array in arrays.items() if n.startswith("metric/")]
