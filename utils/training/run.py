@@ -6,7 +6,6 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 
 import contextlib
 import errno
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import keras
 
 from utils import environment
 from utils.data import pipeline
-from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
+from utils.data.manifest import Manifest, load_manifest, manifest_sha256, steps_per_epoch
 from utils.devices import Devices, find_devices
 from utils.files import save_model
 from utils.models.build import build_model, count_macs, count_parameters, start_from
@@ -59,18 +58,19 @@ def train(config: RunConfig) -> dict[str, Any]:
         utils.training.run_folder.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
     config = config.resolve()
-    manifest, manifest_sha256 = _read_manifest(config)
+    manifest = _read_manifest(config)
+    sha256 = manifest_sha256(manifest)
     devices = _devices_for(config)
     steps = steps_per_epoch(manifest, config.split, config.batch_size, config.fraction)
     folder = Path(config.run_dir)
-    if complete := results.complete_result(config, manifest_sha256):
+    if complete := results.complete_result(config, sha256):
         _print_log(config, complete)
         return complete
     lock = run_folder.lock(folder) if devices.is_main else contextlib.nullcontext()
     with _full_disk_named(), lock:
         if devices.is_main:
-            run_folder.check_config(folder, config, manifest_sha256)
-        result = results.new_result(config, manifest, manifest_sha256)
+            run_folder.check_config(folder, config, sha256)
+        result = results.new_result(config, manifest, sha256)
         with _deterministic_ops(), devices.scope():
             evaluation = _evaluation_batches(config, manifest, devices)
             weights, average = _fit(config, manifest, devices, steps, evaluation, result)
@@ -82,7 +82,7 @@ def train(config: RunConfig) -> dict[str, Any]:
 
 def _fit(
     config: ResolvedConfig,
-    manifest: dict,
+    manifest: Manifest,
     devices: Devices,
     steps: int,
     evaluation: Any,
@@ -148,7 +148,9 @@ def _fit(
     return model.get_weights(), average
 
 
-def new_model(config: ResolvedConfig, manifest: dict, precision: str = "float32") -> keras.Model:
+def new_model(
+    config: ResolvedConfig, manifest: Manifest, precision: str = "float32"
+) -> keras.Model:
     """The network of a run with its normalization in front.
 
     Args:
@@ -177,7 +179,7 @@ def new_model(config: ResolvedConfig, manifest: dict, precision: str = "float32"
 
 
 def build(
-    config: ResolvedConfig, manifest: dict, devices: Devices, steps: int
+    config: ResolvedConfig, manifest: Manifest, devices: Devices, steps: int
 ) -> tuple[keras.Model, list[keras.metrics.Metric]]:
     """Builds and compiles the model of a run.
 
@@ -218,15 +220,14 @@ def build(
     return model, metrics
 
 
-def _read_manifest(config: ResolvedConfig) -> tuple[dict, str]:
-    """The manifest of the run's dataset and its sha256."""
+def _read_manifest(config: ResolvedConfig) -> Manifest:
     manifest = load_manifest(config.data_dir)
     if manifest["synthetic"] != (config.dataset == "tiny-shapes"):
         raise TrainingError(
             f"{config.data_dir} holds {manifest['dataset']}, not {config.dataset}. "
             "Choose another data_dir."
         )
-    return manifest, hashlib.sha256(Path(config.data_dir, MANIFEST).read_bytes()).hexdigest()
+    return manifest
 
 
 def _devices_for(config: ResolvedConfig) -> Devices:
@@ -332,7 +333,7 @@ def _restore(
     return state, sums
 
 
-def _evaluation_batches(config: ResolvedConfig, manifest: dict, devices: Devices) -> Any:
+def _evaluation_batches(config: ResolvedConfig, manifest: Manifest, devices: Devices) -> Any:
     return pipeline.evaluation_batches(
         config.data_dir,
         manifest,
@@ -355,7 +356,9 @@ def _record(config: ResolvedConfig, result: dict[str, Any], state: TrainState) -
     results.write_result(config.result_file, result)
 
 
-def _training_batches(config: ResolvedConfig, manifest: dict, state: TrainState, last: int) -> Any:
+def _training_batches(
+    config: ResolvedConfig, manifest: Manifest, state: TrainState, last: int
+) -> Any:
     return pipeline.training_batches(
         config.data_dir,
         manifest,
@@ -409,7 +412,7 @@ def _evaluate_average(
 
 def _finish(
     config: ResolvedConfig,
-    manifest: dict,
+    manifest: Manifest,
     weights: list[Any],
     average: list[Any] | None,
     evaluation: Any,
