@@ -8,25 +8,33 @@ import pytest
 from utils.training import predictions
 
 
-def test_weights_are_kept_up_to_a_size(make_config, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def config(make_config, tmp_path):
+    """A run whose model is saved, with nothing kept yet."""
     config = make_config(weights_dir=str(tmp_path / "weights"))
     Path(config.run_dir).mkdir()
-    Path(config.run_dir, "model.keras").write_bytes(b"123")
-    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
-    predictions.keep_weights(config)
-    assert "The weights stay in" in capsys.readouterr().out
-    assert not (tmp_path / "weights").exists()
-    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 3)
-    predictions.keep_weights(config)
-    assert (tmp_path / "weights" / "run.keras").read_bytes() == b"123"
-
-
-def test_kept_weights_need_no_run_folder(make_config, tmp_path):
-    config = make_config(weights_dir=str(tmp_path / "weights"))
-    Path(config.run_dir).mkdir()
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.save(f"{config.run_dir}/model.keras")
-    predictions.kept_model(config)
+    return config
+
+
+def test_weights_are_kept_up_to_a_size(config, tmp_path, monkeypatch, capsys):
+    predictions.keep_weights(config)
+    (kept,) = (tmp_path / "weights").iterdir()
+    assert kept.name == "run.keras"
+    kernel = keras.models.load_model(f"{config.run_dir}/model.keras").weights[0]
+    half = keras.models.load_model(kept).weights[0]
+    np.testing.assert_array_equal(half, np.array(kernel).astype("float16"))
+    monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", kept.stat().st_size - 1)
+    kept.unlink()
+    predictions.keep_weights(config)
+    assert "The weights stay in" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+def test_kept_weights_need_no_run_folder(config):
+    model = predictions.kept_model(config)
     shutil.rmtree(config.run_dir)
     for ours, theirs in zip(predictions.kept_model(config).weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -35,12 +43,7 @@ def test_kept_weights_need_no_run_folder(make_config, tmp_path):
         predictions.kept_model(config)
 
 
-def test_weights_that_are_too_large_to_keep_can_be_loaded(make_config, tmp_path, monkeypatch):
-    config = make_config(weights_dir=str(tmp_path / "weights"))
-    Path(config.run_dir).mkdir()
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(
-        f"{config.run_dir}/model.keras"
-    )
+def test_weights_that_are_too_large_to_keep_can_be_loaded(config, monkeypatch):
     monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
     assert predictions.kept_model(config).count_params() == 3
-    assert not (tmp_path / "weights").exists()
+    assert not Path(config.weights_dir).exists()

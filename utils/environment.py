@@ -20,7 +20,7 @@ QUICK = os.environ.get("FISHNET_QUICK")
 NOT_IN_A_NOTEBOOK = {"jupyterlab", "papermill", "nbval"}
 
 
-def missing_requirements(path="requirements.txt"):
+def missing_requirements(path: str | os.PathLike = "requirements.txt") -> list[str]:
     """Lines of a requirements file that the installed packages do not satisfy.
 
     Args:

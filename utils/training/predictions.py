@@ -1,33 +1,43 @@
 """What a finished run leaves behind beside its numbers: weights and predictions."""
 
 import itertools
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from utils.data import pipeline
-from utils.data.manifest import evaluation_size
-from utils.files import replacing
+from utils.data.manifest import Manifest, evaluation_size
+from utils.files import compact_model, replacing
+from utils.training.config import ResolvedConfig, RunConfig
 
-LARGEST_KEPT_WEIGHTS = 16 * 2**20  # bytes
+LARGEST_KEPT_WEIGHTS = 4 * 2**20  # bytes
 
 
-def keep_weights(config):
-    """Copies the final weights of a run to where they can be committed.
+def keep_weights(config: RunConfig) -> None:
+    """Copies the final weights of a run to where they can be committed, in half their size.
 
     Args:
-        config: its `RunConfig`. Weights that are too large stay in its folder, and it says so.
+        config: of the run. Weights that are too large stay in its folder, and it says so.
+
+    Source: see `utils.files.compact_model` for what is stored.
     """
-    weights = Path(config.run_dir, "model.keras").read_bytes()
+    run_dir = config.resolve().run_dir
+    compact = Path(run_dir, "model-compact.keras")
+    compact_model(Path(run_dir, "model.keras"), compact)
+    weights = compact.read_bytes()
+    compact.unlink()
     if len(weights) > LARGEST_KEPT_WEIGHTS:
-        print(f"The weights stay in {config.run_dir}: {len(weights) / 2**20:.0f} MiB are too large")
+        print(f"The weights stay in {run_dir}: {len(weights) / 2**20:.0f} MiB are too large")
         return
     with replacing(Path(config.weights_dir) / f"{config.run_id}.keras") as file:
         file.write(weights)
 
 
-def kept_model(config):
+def kept_model(config: RunConfig) -> keras.Model:
     """Loads the network of a complete run; its weights are to be committed from then on.
 
     Args:
@@ -40,7 +50,7 @@ def kept_model(config):
         FileNotFoundError: its weights are nowhere; says how to have them made again.
     """
     kept = Path(config.weights_dir) / f"{config.run_id}.keras"
-    own = Path(config.run_dir, "model.keras")
+    own = Path(config.resolve().run_dir, "model.keras")
     if not kept.exists() and own.exists():
         keep_weights(config)
     file = kept if kept.exists() else own  # where too large ones stay
@@ -52,7 +62,13 @@ def kept_model(config):
     return keras.models.load_model(file)
 
 
-def keep_predictions(config, model, batches, manifest, result):
+def keep_predictions(
+    config: ResolvedConfig,
+    model: keras.Model,
+    batches: Any,
+    manifest: Manifest,
+    result: dict[str, Any],
+) -> dict[str, Any]:
     """Writes what the analysis needs of a classifier.
 
     Args:
@@ -79,31 +95,42 @@ def keep_predictions(config, model, batches, manifest, result):
     return {"top1": float(right.mean()), "split": config.split}
 
 
-def _predict(model, batches):
+def _predict(model: keras.Model, batches: Any) -> np.ndarray:
     """Probabilities (images, classes); labels are passed over."""
     logits = model.predict(batches, verbose=0)
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
 
-def _mirror(images, *rest):
+def _mirror(images: Any, *rest: Any) -> tuple:
     return images[:, :, ::-1], *rest
 
 
 SAMPLES = 48  # images kept of each run, drawn at random, the same ones
 
 
-def is_kept(result):
+def is_kept(result: dict[str, Any]) -> bool:
     """Whether a run's weights and predictions are to be committed beside its result."""
     return result["kind"] == "train" and not result["dataset"]["synthetic"]
 
 
-def predictions_path(result_file, run_dir, result):
+def predictions_path(
+    result_file: str | os.PathLike, run_dir: str | os.PathLike, result: dict[str, Any]
+) -> Path:
     """Where a run's predictions are: beside its JSON, or in its folder if they are not kept."""
     folder = Path(result_file).parent if is_kept(result) else Path(run_dir)
     return folder / f"{result['run_id']}.npz"
 
 
-def save_predictions(path, *, probabilities, labels, manifest, images, samples=SAMPLES, seed=0):
+def save_predictions(
+    path: str | os.PathLike,
+    *,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    manifest: Manifest,
+    images: list[bytes],
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> None:
     """Keeps what the analysis needs of a run's predictions, in some hundred kilobytes.
 
     Args:
@@ -117,7 +144,7 @@ def save_predictions(path, *, probabilities, labels, manifest, images, samples=S
         seed: of that draw, so that every run keeps the same images.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    predictions = {
+    predictions: dict[str, Any] = {
         "labels": labels.astype(np.uint16),
         "classes": order.astype(np.uint16),
         "probabilities": np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
@@ -136,7 +163,7 @@ def save_predictions(path, *, probabilities, labels, manifest, images, samples=S
         )
 
 
-def load_predictions(path):
+def load_predictions(path: str | os.PathLike) -> dict[str, Any]:
     """Reads what `save_predictions` wrote.
 
     Args:
@@ -153,7 +180,9 @@ def load_predictions(path):
     return kept
 
 
-def confused_images(predictions, pairs=6, each=3):
+def confused_images(
+    predictions: Mapping[str, Any], pairs: int = 6, each: int = 3
+) -> list[list[int]]:
     """Images of the most confused pairs that were taken for the other class, surest first.
 
     Args:
@@ -174,7 +203,7 @@ def confused_images(predictions, pairs=6, each=3):
     return found
 
 
-def confusions(predictions):
+def confusions(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The confusion matrix, and the pairs of classes (first, second), most confused first."""
     count = len(predictions["words"])
     matrix = np.zeros((count, count), int)
