@@ -1,0 +1,252 @@
+"""Trains a network with layers created inside `call`, eagerly, and writes one result JSON.
+
+Needs an environment of its own, as Keras 3 refuses half of this:
+
+    python -m venv keras2
+    keras2/bin/pip install "tensorflow==2.21.*" "tf_keras==2.21.*" -r requirements.txt
+    keras2/bin/python -m utils.experiments.layers_in_call.train --which batch_norm --manner list
+
+The course report ran TensorFlow 2 of 2021; `tf_keras` is the Keras that came with it, with the
+optimizers of that time as `legacy`. Seconds depend on what else a machine does, CPU seconds hardly.
+"""
+
+import argparse
+import gc
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tensorflow as tf
+import tf_keras
+
+from utils import environment
+from utils.data import pipeline
+from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
+from utils.experiments.common import ABLATION_OPTIONS
+from utils.experiments.layers_in_call.network import FishNet
+from utils.experiments.layers_in_call.variants import Variant, run_id
+from utils.models.presets import PRESETS, BaselineConfig, FishNetConfig
+from utils.training.config import RunConfig
+from utils.training.results import new_result, result_path, write_result
+
+EVALUATED_TRAIN_BATCHES = 10  # of training images that are evaluated as val is, after each epoch
+NAMES = {"loss": "loss", "top1": "top1", "top5": "top5"}
+
+
+def build(preset: str, variant: Variant) -> Any:
+    """Builds and compiles a network as the course report trained it.
+
+    Args:
+        preset: A key of `utils.models.presets.PRESETS`: a FishNet, or a baseline of
+            `keras.applications`, in which nothing is made anew.
+        variant: Which layers are made anew in every call.
+
+    Returns:
+        A compiled `tf_keras.Model` from float32 images of 64 x 64 pixels to 200 logits.
+
+    Raises:
+        ValueError: If the preset is another kind of network.
+    """
+    config = PRESETS[preset]
+    if isinstance(config, BaselineConfig):
+        application = getattr(tf_keras.applications, config.application)
+        features = application(
+            include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg"
+        )
+        hidden = [tf_keras.layers.Dense(units, "relu") for units in config.hidden_units]
+        model = tf_keras.Sequential([features, *hidden, tf_keras.layers.Dense(200)])
+    elif isinstance(config, FishNetConfig):
+        model = FishNet(config, variant)
+    else:
+        raise ValueError(f"`preset` must be a FishNet or a baseline. Received: {preset!r}")
+    model.compile(
+        optimizer=tf_keras.optimizers.legacy.Adam(1e-3),
+        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            tf_keras.metrics.SparseCategoricalAccuracy("top1"),
+            tf_keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
+        ],
+    )
+    return model
+
+
+def graph_error(preset: str, variant: Variant) -> str | None:
+    """Trains two steps on random images in a graph.
+
+    Args:
+        preset: As for `build`.
+        variant: As for `build`.
+
+    Returns:
+        The last line of the error, or None where there is none.
+    """
+    tf.config.run_functions_eagerly(False)
+    images = np.random.default_rng(0).random((32, 64, 64, 3), "float32")
+    try:
+        build(preset, variant).fit(images, np.arange(32), batch_size=16, verbose=0)
+    except ValueError as error:
+        return str(error).strip().splitlines()[-1].strip()
+    return None
+
+
+class Epochs(tf_keras.callbacks.Callback):
+    """Measures each epoch.
+
+    Args:
+        history: The result's lists by epoch, which grow.
+        batches: Training images to evaluate as val is.
+        steps: Of an epoch.
+        batch_size: Images of a step.
+    """
+
+    def __init__(self, history: dict, batches: Any, steps: int, batch_size: int) -> None:
+        super().__init__()
+        self.history, self.batches = history, batches
+        self.images = steps * batch_size
+        self.process = psutil.Process()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts the clocks."""
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Reads the clocks at the end of training."""
+        self.trained, self.cpu_trained = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds what there is to say of the epoch."""
+        measured = {name: float(logs[name]) for name in NAMES}
+        measured |= {f"val_{name}": float(logs[f"val_{name}"]) for name in NAMES}
+        measured |= {
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": round(time.perf_counter() - self.start, 2),
+            "images_per_second": round(self.images / (self.trained - self.start), 1),
+            "peak_rss_mb": round(environment.peak_rss_mb()),
+            "cpu_seconds": round(time.process_time() - self.cpu_start, 2),
+            "train_cpu_seconds": round(self.cpu_trained - self.cpu_start, 2),
+            "rss_mb": round(self.process.memory_info().rss / 2**20),
+            "model_variables": len(self.model.variables),
+            "optimizer_variables": len(self.model.optimizer.variables()),
+            "live_variables": sum(type(x).__name__ == "ResourceVariable" for x in gc.get_objects()),
+        }
+        evaluated = self.model.evaluate(self.batches, verbose=0, return_dict=True)
+        measured["evaluated_train_top1"] = float(evaluated["top1"])
+        for name, value in measured.items():
+            self.history.setdefault(name, []).append(value)
+        print(f"epoch {epoch + 1}", measured, flush=True)
+
+
+def train(
+    variant: Variant,
+    *,
+    preset: str = "simple",
+    seed: int = 0,
+    epochs: int = 5,
+    steps: int | None = None,
+    batch_size: int = 256,
+    fraction: float = 1 / 3,
+    data_dir: str = "data/tiny-imagenet",
+    results_dir: str = "report/results",
+) -> Path:
+    """Trains on a part of train, reports on the hold-out, writes the result.
+
+    Args:
+        variant: Which layers are made anew in every call.
+        preset: A key of `utils.models.presets.PRESETS`.
+        seed: Of weights and order.
+        epochs: Passes over the images.
+        steps: Of an epoch, and at most this many of evaluation; None: all.
+        batch_size: Images of a step.
+        fraction: Share of train without the hold-out that is used.
+        data_dir: Folder of the TFRecords.
+        results_dir: Where the JSON goes.
+
+    Returns:
+        Its path.
+    """
+    name = run_id(preset, variant.which, variant.manner, seed)
+    options: Any = {**ABLATION_OPTIONS, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
+    config = RunConfig(preset=preset, recipe="report", **options)
+    manifest = load_manifest(data_dir)
+    sha256 = hashlib.sha256(Path(data_dir, MANIFEST).read_bytes()).hexdigest()
+    result = new_result(config, manifest, sha256)
+    error = graph_error(preset, variant)
+
+    tf_keras.utils.set_random_seed(seed)
+    # The course report's way round that error.
+    tf.config.run_functions_eagerly(config.eager)
+    model = build(preset, variant)
+    all_steps = steps_per_epoch(manifest, config.split, batch_size, config.fraction)
+
+    def pixels(images: Any, labels: Any) -> Any:
+        return tf.cast(images, tf.float32) / 255, labels
+
+    part = {"batch_size": batch_size, "split": config.split, "fraction": config.fraction}
+    training = pipeline.training_batches(data_dir, manifest, epochs=epochs, seed=seed, **part)
+    fixed = pipeline.training_batches(data_dir, manifest, epochs=1, shuffle_window=1, **part)
+    fixed = fixed.take(EVALUATED_TRAIN_BATCHES).cache().map(pixels)
+    held_out = pipeline.evaluation_batches(
+        data_dir, manifest, batch_size=batch_size, split=config.split
+    ).map(pixels)
+    history: dict = {}
+    log = Epochs(history, fixed, steps or all_steps, batch_size)
+    plateau = tf_keras.callbacks.ReduceLROnPlateau(
+        monitor="val_loss", patience=config.full_recipe.plateau_patience
+    )
+    start = time.perf_counter()
+    model.fit(
+        training.map(pixels),
+        epochs=epochs,
+        steps_per_epoch=steps or all_steps,
+        validation_data=held_out,
+        validation_steps=steps,
+        callbacks=[log, plateau],
+        verbose=0,
+    )
+    result["command"] = (
+        "python -m utils.experiments.layers_in_call.train"
+        f" --which {variant.which} --manner {variant.manner} --preset {preset} --seed {seed}"
+        f" --epochs {epochs} --batch-size {batch_size} --fraction {fraction}"
+        + (f" --steps {steps}" if steps else "")
+    )
+    result["config"] |= {"which": variant.which, "manner": variant.manner, "steps": steps}
+    result["env"]["keras"] = tf_keras.__version__
+    result |= {
+        "status": "complete",
+        "graph_error": error,
+        "model": {"parameters": int(sum(np.prod(v.shape) for v in model.trainable_variables))},
+        "history": history,
+        "metrics": {
+            **{name: history[f"val_{name}"][-1] for name in NAMES},
+            "split": config.split,
+        },
+        "seconds": {"total": round(time.perf_counter() - start, 2)},
+    }
+    path = result_path(results_dir, name)
+    write_result(path, result)
+    return path
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--which", default="none")
+    parser.add_argument("--manner", default="once")
+    parser.add_argument("--preset", default="simple")
+    for name, usual in (("seed", 0), ("epochs", 5), ("batch-size", 256)):
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--fraction", type=float, default=1 / 3)
+    parser.add_argument("--data-dir", default="data/tiny-imagenet")
+    parser.add_argument("--results-dir", default="report/results")
+    options = vars(parser.parse_args())
+    variant = Variant(options.pop("which"), options.pop("manner"))
+    print(train(variant, **options))
+
+
+if __name__ == "__main__":
+    main()
