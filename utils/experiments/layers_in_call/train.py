@@ -170,7 +170,7 @@ def train(
     name = run_id(preset, variant.which, variant.manner, seed)
     options: Any = {**ABLATION_OPTIONS, "epochs": epochs, "batch_size": batch_size, "seed": seed}
     options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
-    config = RunConfig(preset=preset, recipe="report", **options)
+    config = RunConfig(preset=preset, recipe="course", **options)
     manifest = load_manifest(data_dir)
     sha256 = hashlib.sha256(Path(data_dir, MANIFEST).read_bytes()).hexdigest()
     result = new_result(config, manifest, sha256)
