@@ -29,12 +29,12 @@ def test_overlap_of_boxes():
 def test_mean_iou_by_hand():
     metric = MeanIoU(4)
     masks = np.array([[[0, 0], [1, 1]], [[2, 2], [2, 2]]])
-    said = np.array([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
-    metric.update_state(masks, np.eye(4)[said])
+    predicted = np.array([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    metric.update_state(masks, np.eye(4)[predicted])
     # Of class 0: 1 of 6; of 1: 2 of 3; of 2: nothing; 3 does not occur.
     assert float(metric.result()) == pytest.approx((1 / 6 + 2 / 3 + 0) / 3)
     metric.reset_state()
-    metric.update_state(masks, np.eye(4)[said], sample_weight=np.array([1.0, 0.0]))
+    metric.update_state(masks, np.eye(4)[predicted], sample_weight=np.array([1.0, 0.0]))
     assert float(metric.result()) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 

@@ -7,8 +7,10 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # The public repository. Badges and bootstrap cells repeat it; a test holds them to this line.
 REPOSITORY = "fishnet-keras/fishnet-tiny-imagenet"
@@ -45,7 +47,7 @@ def missing_requirements(path: str | os.PathLike = "requirements.txt") -> list[s
     return missing
 
 
-def prepare():
+def prepare() -> None:
     """Installs what is missing (in Colab only) and says what the notebook runs on."""
     missing = missing_requirements()
     if missing and "google.colab" in sys.modules:
@@ -68,7 +70,7 @@ def prepare():
 
 
 @contextlib.contextmanager
-def _quiet_start():
+def _quiet_start() -> Iterator[None]:
     """Keeps what TensorFlow logs while it starts, before any log level counts, off the notebook."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -82,12 +84,12 @@ def _quiet_start():
         os.close(terminal)
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether the Keras backend sees a GPU."""
     return "gpu" in _device_kinds()
 
 
-def describe(precision="float32"):
+def describe(precision: str = "float32") -> dict[str, Any]:
     """The `env` part of a result.
 
     Args:
@@ -109,7 +111,7 @@ def describe(precision="float32"):
     }
 
 
-def peak_rss_mb():
+def peak_rss_mb() -> float:
     """Highest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux; `getrusage` would count the peak of the process that started this
@@ -125,7 +127,7 @@ def peak_rss_mb():
     return peak / 2**20  # macOS
 
 
-def release_free_memory():
+def release_free_memory() -> None:
     """Gives the system back what is free but still held; on Linux with glibc, elsewhere nothing.
 
     glibc has a heap for each thread. Small images that one thread reads and another releases leave
@@ -135,7 +137,7 @@ def release_free_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _version(package):
+def _version(package: str) -> str | None:
     """Installed version of a package, or of its build for CPUs alone; None without either."""
     for name in (package, f"{package}-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -143,18 +145,18 @@ def _version(package):
     return None
 
 
-def _module(requirement):
+def _module(requirement: str) -> str:
     """The name under which a requirement is imported, where it is that of the package."""
-    return re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_")
+    return re.findall(r"[\w-]+", requirement)[0].lower().replace("-", "_")
 
 
-def _device_kinds():
+def _device_kinds() -> set[str]:
     from keras.distribution import list_devices
 
     return {name.split(":")[0].lower() for name in list_devices()}
 
 
-def _gpu_name():
+def _gpu_name() -> str:
     import keras
 
     if keras.backend.backend() == "jax":
@@ -167,14 +169,14 @@ def _gpu_name():
     return tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
 
 
-def _cpu_name():
+def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _git_commit():
+def _git_commit() -> str | None:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

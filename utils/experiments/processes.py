@@ -45,7 +45,7 @@ def log_file(config: RunConfig) -> Path:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a run that is still going; it saves itself first."""
+    """Ends a run that is still going; it saves itself first if its step ends within 5 seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.wait()

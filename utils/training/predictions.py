@@ -79,10 +79,10 @@ def keep_predictions(
         result: the run's, which says whether the predictions are to be committed.
 
     Returns:
-        The accuracy with mirror images, as part of a result.
+        The accuracy of the mean with flipped images, as part of a result.
     """
     images = evaluation_size(manifest, config.split)  # without blank ones
-    probabilities, flipped = (_predict(model, b)[:images] for b in (batches, batches.map(_mirror)))
+    probabilities, flipped = (_predict(model, b)[:images] for b in (batches, batches.map(_flip)))
     labels = np.concatenate([batch[1].numpy() for batch in batches])[:images]
     save_predictions(
         predictions_path(config.result_file, config.run_dir, result),
@@ -91,8 +91,8 @@ def keep_predictions(
         manifest=manifest,
         images=pipeline.encoded_images(config.data_dir, manifest, split=config.split),
     )
-    right = (probabilities + flipped).argmax(axis=1) == labels
-    return {"top1": float(right.mean()), "split": config.split}
+    correct = (probabilities + flipped).argmax(axis=1) == labels
+    return {"top1": float(correct.mean()), "split": config.split}
 
 
 def _predict(model: keras.Model, batches: Any) -> np.ndarray:
@@ -101,7 +101,7 @@ def _predict(model: keras.Model, batches: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
 
-def _mirror(images: Any, *rest: Any) -> tuple:
+def _flip(images: Any, *rest: Any) -> tuple:
     return images[:, :, ::-1], *rest
 
 
@@ -183,7 +183,7 @@ def load_predictions(path: str | os.PathLike) -> dict[str, Any]:
 def confused_images(
     predictions: Mapping[str, Any], pairs: int = 6, each: int = 3
 ) -> list[list[int]]:
-    """Images of the most confused pairs that were taken for the other class, surest first.
+    """Images of the most confused pairs that were taken for the other class.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
@@ -191,15 +191,15 @@ def confused_images(
         each: images of each of its two classes, or fewer where there are fewer.
 
     Returns:
-        List of lists, one a pair, of image indices.
+        Image indices per pair, most confident prediction first.
     """
-    labels, called = predictions["labels"], predictions["classes"][:, 0]
-    surest = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
+    labels, predicted = predictions["labels"], predictions["classes"][:, 0]
+    confident = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
     _, first, second = confusions(predictions)
     found = []
     for a, b in zip(first[:pairs], second[:pairs], strict=True):
-        ways = [(labels[surest] == x) & (called[surest] == y) for x, y in ((a, b), (b, a))]
-        found.append([int(i) for way in ways for i in surest[way][:each]])
+        ways = [(labels[confident] == x) & (predicted[confident] == y) for x, y in ((a, b), (b, a))]
+        found.append([int(i) for way in ways for i in confident[way][:each]])
     return found
 
 
