@@ -33,6 +33,17 @@ def test_weights_are_kept_up_to_a_size(config, tmp_path, monkeypatch, capsys):
     assert not kept.exists()
 
 
+def test_weights_beyond_float16_stay_where_they_are(config, tmp_path, capsys):
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    model.weights[0].assign([[1e5], [0.0]])
+    model.save(f"{config.run_dir}/model.keras")
+    predictions.keep_weights(config)
+    assert f"The weights stay in {config.run_dir}: " in (log := capsys.readouterr().out)
+    assert "beyond float16" in log
+    assert not (tmp_path / "weights").exists()
+    assert predictions.kept_model(config).get_weights()[0][0, 0] == 1e5
+
+
 def test_kept_weights_need_no_run_folder(config):
     model = predictions.kept_model(config)
     shutil.rmtree(config.run_dir)

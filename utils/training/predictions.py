@@ -27,7 +27,11 @@ def keep_weights(config: RunConfig) -> None:
     """
     run_dir = config.resolve().run_dir
     compact = Path(run_dir, "model-compact.keras")
-    compact_model(Path(run_dir, "model.keras"), compact)
+    try:
+        compact_model(Path(run_dir, "model.keras"), compact)
+    except ValueError as error:
+        print(f"The weights stay in {run_dir}: {error}")
+        return
     weights = compact.read_bytes()
     compact.unlink()
     if len(weights) > LARGEST_KEPT_WEIGHTS:
