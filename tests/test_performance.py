@@ -6,7 +6,7 @@ import pytest
 
 from utils.analysis.performance import last_epoch_table, profile_table, speed_table
 from utils.experiments import benchmark
-from utils.figures import performance, style
+from utils.figures import performance_charts, style
 
 FISH = [[20, 40, 80], [2, 2], [2]]
 
@@ -83,18 +83,18 @@ def test_last_epoch_is_compared_with_the_second():
 def test_figures_show_what_the_tables_hold(speeds):
     style.set_style()
     table = speed_table(speeds, peak_gflops=20.0)
-    axes = performance.plot_speed(table, "simple").axes[0]
+    axes = performance_charts.plot_speed(table, "simple").axes[0]
     shown = sorted((bar.get_width() for bar in axes.patches), reverse=True)
     assert shown == sorted(table[table["network"] == "simple"]["images_per_second"], reverse=True)
     assert axes.lines[-1].get_xdata()[0] == 100.0
 
     profile = pd.DataFrame({"a": [3.0, 1.0]}, index=pd.Index(["x", "y"], name="operation"))
-    assert [bar.get_width() for bar in performance.plot_profile(profile).axes[0].patches][:2] == [
-        3,
-        1,
-    ]
+    bars = performance_charts.plot_profile(profile).axes[0].patches
+    assert [bar.get_width() for bar in bars][:2] == [3, 1]
 
-    histories = {"ours": {"seconds": [2.0, 1.0], "rss_mb": [1024.0, 2048.0]}}
-    left, right = performance.plot_epoch_costs(histories, memory="rss_mb").axes
-    assert list(left.lines[0].get_ydata()) == [2, 1]
+    histories = {"ours": {"seconds": [4.0, 2.0], "rss_mb": [1024.0, 2048.0]}}
+    for relative, seconds in ((False, [4, 2]), (True, [2, 1])):
+        figure = performance_charts.plot_epoch_costs(histories, memory="rss_mb", relative=relative)
+        left, right = figure.axes
+        assert list(left.lines[0].get_ydata()) == seconds
     assert list(right.lines[0].get_ydata()) == [1, 2]

@@ -49,12 +49,15 @@ def plot_profile(table: pd.DataFrame, count: int = 12) -> Any:
     return figure
 
 
-def plot_epoch_costs(histories: Mapping[str, dict[str, list[float]]], memory: str) -> Any:
+def plot_epoch_costs(
+    histories: Mapping[str, dict[str, list[float]]], memory: str, *, relative: bool = False
+) -> Any:
     """Seconds and memory of each epoch, every history in a color of its own.
 
     Args:
         histories: lists by epoch, with `seconds` and the one named by memory, by title.
         memory: "rss_mb" or "peak_rss_mb", in MiB.
+        relative: whether seconds are shown as multiples of the second epoch's.
 
     Returns:
         The matplotlib `Figure`.
@@ -62,9 +65,10 @@ def plot_epoch_costs(histories: Mapping[str, dict[str, list[float]]], memory: st
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
     for title, history in histories.items():
         epochs = range(1, len(history["seconds"]) + 1)
-        left.plot(epochs, history["seconds"], "o-", ms=3, label=title)
+        unit = history["seconds"][1] if relative else 1
+        left.plot(epochs, [s / unit for s in history["seconds"]], "o-", ms=3, label=title)
         right.plot(epochs, [mb / 1024 for mb in history[memory]], "o-", ms=3, label=title)
-    left.set(xlabel="epoch", ylabel="seconds", ylim=0)
+    left.set(xlabel="epoch", ylabel="seconds / second epoch's" if relative else "seconds", ylim=0)
     words = {"rss_mb": "resident memory, GiB", "peak_rss_mb": "peak memory, GiB"}
     right.set(xlabel="epoch", ylabel=words[memory], ylim=0)
     for axes in (left, right):
