@@ -139,6 +139,25 @@ def markdown_commands(results: Results) -> str:
     return "\n".join(["```", *(result["command"] for result in results), "```"])
 
 
+def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".") -> dict[Path, str]:
+    """The README and the model card with the tables of these results.
+
+    Args:
+        results: as `utils.training.results.load_results` returns them.
+        results_dir: folder of their predictions.
+        root: folder of the project.
+
+    Returns:
+        Dict of path: its new text; nothing is written.
+    """
+    readme, card = Path(root, "README.md"), Path(root, "report/weights/README.md")
+    text = fill_in(readme.read_text(), "results", markdown_results(results))
+    text = fill_in(text, "times", markdown_times(results))
+    text = fill_in(text, "commands", markdown_commands(results))
+    metrics = markdown_metrics(results, results_dir, card.parent)
+    return {readme: text, card: fill_in(card.read_text(), "metrics", metrics)}
+
+
 def _percent(fraction: float) -> str:
     return "–" if pd.isna(fraction) else f"{fraction:.1%}"
 
