@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from utils.data import pipeline
 from utils.data.manifest import load_manifest
 from utils.experiments import comparison, processes
+from utils.training.results import read_result
 
 
 def test_networks_are_compared_in_pairs():
@@ -88,3 +90,12 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
     results[second] = {"run_id": "second", "history": {"loss": [1.0]}}
     assert processes.run_missing([first, second]) == [results[first], results[second]]
     assert len(tried) == 2
+
+
+def test_baselines_are_kept(tmp_path):
+    boxes = pd.DataFrame({"iou": [0.4], "half": [0.3], "box": [(0, 0, 1, 1)]}, index=["whole"])
+    path = comparison.keep_baselines(boxes, {"iou": 0.1, "accuracy": 0.9}, tmp_path)
+    kept = read_result(path)
+    assert kept["localization"] == {"whole": {"iou": 0.4, "half": 0.3}}
+    assert kept["segmentation"] == {"iou": 0.1, "accuracy": 0.9}
+    assert kept["command"].endswith("-p update_tables True")

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils import environment
 from utils.data import pipeline
 from utils.training.config import RunConfig
+from utils.training.results import SCHEMA, result_path, write_result
 from utils.training.tasks import intersection_over_union
 
 SEEDS = (0, 1)
@@ -163,3 +165,35 @@ def background_baseline(
     masks = np.concatenate([masks for _, masks in batches.as_numpy_iterator()])
     background = (masks == 0).mean()
     return {"accuracy": background, "iou": background / len(np.unique(masks))}
+
+
+def keep_baselines(
+    fixed_boxes: pd.DataFrame,
+    background: dict[str, float],
+    results_dir: str | Path = "report/results",
+) -> Path:
+    """Writes the results of the predictors that do not look at the image.
+
+    Args:
+        fixed_boxes: as `fixed_box_baselines` returns it.
+        background: as `background_baseline` returns it.
+        results_dir: folder for `trivial-baselines.json`.
+
+    Returns:
+        The path of the file.
+    """
+    result = {
+        "schema": SCHEMA,
+        "run_id": "trivial-baselines",
+        "kind": "benchmark",
+        "status": "complete",
+        "command": "papermill notebooks/07_region_and_pixel.ipynb "
+        "report/executed/07_region_and_pixel.ipynb -p update_tables True",
+        "env": environment.describe(),
+        "history": {},
+        "segmentation": background,
+        "localization": fixed_boxes.drop(columns="box").to_dict("index"),
+    }
+    path = result_path(results_dir, "trivial-baselines")
+    write_result(path, result)
+    return path
