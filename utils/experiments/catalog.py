@@ -65,6 +65,22 @@ def gradient_runs() -> list[RunConfig]:
     ]
 
 
+def recipe_runs() -> list[RunConfig]:
+    """L2 against peak learning rate: twelve epochs of the training set without the hold-out."""
+    trials = (("5e-4", 0.5), ("1e-4", 0.5))
+    return [
+        RunConfig(
+            epochs=12,
+            kind="ablation",
+            split="holdout",
+            l2=float(l2),
+            learning_rate=rate,
+            run_dir=f"runs/recipe-l2-{l2}-rate-{rate}-seed0",
+        )
+        for l2, rate in trials
+    ]
+
+
 def compared_runs(task: str) -> list[RunConfig]:
     """The runs of a comparison of `utils.experiments.comparison`."""
     return list(comparison_runs(task).values())
@@ -80,6 +96,7 @@ EXPERIMENTS: dict[str, Callable[[], Sequence[RunConfig]]] = {
     "cost": cost_runs,
     "fast_layers": fast_layers_runs,
     "gradients": gradient_runs,
+    "recipe": recipe_runs,
     **{task: functools.partial(compared_runs, task) for task in COMPARISONS},
     **{name: functools.partial(study_runs, name) for name in SPACES},
 }
