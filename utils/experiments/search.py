@@ -177,7 +177,7 @@ def missing_points(study: optuna.Study) -> list[dict[str, Any]]:
 
 def _run_point(study: optuna.Study, point: dict[str, Any], config: RunConfig) -> None:
     """Runs a point to its end, unless its result is there, and adds it to the study."""
-    while in_use(config.run_dir):  # by what a killed sweep has started
+    while in_use(config.resolve().run_dir):  # by what a killed sweep has started
         time.sleep(POLL)
     result = finish(config)
     space = SPACES[study.study_name].items()
