@@ -7,6 +7,8 @@ from utils.data.manifest import load_manifest
 from utils.experiments import comparison, processes
 from utils.training.results import read_result
 
+pytestmark = pytest.mark.tracing
+
 
 def test_networks_are_compared_in_pairs():
     runs = comparison.comparison_runs("localization")

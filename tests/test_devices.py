@@ -13,6 +13,8 @@ from utils.devices import find_devices
 from utils.training.config import RunConfig
 from utils.training.results import read_result
 
+pytestmark = pytest.mark.tracing
+
 TWO_CPUS = """
 import os
 if os.environ["KERAS_BACKEND"] == "tensorflow":

@@ -8,6 +8,8 @@ from utils.models.fast_layers import accelerate
 from utils.models.fishnet import build_fishnet
 from utils.models.presets import FishNetConfig
 
+pytestmark = pytest.mark.tracing
+
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
 
 

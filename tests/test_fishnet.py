@@ -15,6 +15,8 @@ from utils.models.build import count_parameters
 from utils.models.fishnet import STAGES, build_fishnet
 from utils.models.presets import PRESETS, FishNetConfig
 
+pytestmark = pytest.mark.tracing
+
 TINY = FishNetConfig(
     network_planes=[8, 8, 16, 16, 16, 16, 16, 8, 8, 16, 16],
     num_res_blks=[1, 1, 1, 1, 2, 1, 1, 1, 1, 1],

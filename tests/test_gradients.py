@@ -18,6 +18,8 @@ from utils.models.presets import FishNetConfig
 from utils.training.predictions import load_predictions
 from utils.training.results import read_result
 
+pytestmark = pytest.mark.tracing
+
 SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
 
 

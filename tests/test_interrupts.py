@@ -21,6 +21,8 @@ from utils.training.results import read_result
 from utils.training.run import train
 from utils.training.run_folder import checkpoints_in, in_use, newest_checkpoint
 
+pytestmark = pytest.mark.tracing
+
 ROOT = Path(__file__).parents[1]
 # Notes each step that is done, then takes its time for the next one.
 PACE = """

@@ -12,6 +12,8 @@ from utils.training.config import RunConfig
 from utils.training.results import SCHEMA, read_result, write_result
 from utils.training.run_folder import checkpoints_in
 
+pytestmark = pytest.mark.tracing
+
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "report/results/kills.json"
 

@@ -1,7 +1,12 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from utils.analysis.published import COURSE_REPORT
+from utils.experiments.layers_in_call.symptoms import shown, symptoms
 from utils.experiments.layers_in_call.variants import LAYERS, MANNERS, Variant, run_id
+from utils.figures.layers_in_call import COLUMNS, plot_symptoms
+from utils.training.results import result_path, write_result
 
 
 def test_what_a_variant_makes_anew():
@@ -29,6 +34,86 @@ def test_run_ids():
     assert len({run_id("simple", which, manner, 0) for which in LAYERS for manner in MANNERS}) == (
         len(LAYERS) * len(MANNERS)
     )
+
+
+def write(folder, which, manner, seed=0, network="simple", error=None, **history):
+    name = run_id(network, which, manner, seed)
+    result = {
+        "schema": 1, "run_id": name, "kind": "ablation", "status": "complete",
+        "graph_error": error, "history": history, "config": {"steps": 5},
+    }  # fmt: skip
+    write_result(result_path(folder, name), result)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Of a BatchNorm that shows every symptom, and score layers that nobody ran eagerly."""
+    for seed, top1 in enumerate(([0.1, 0.2, 0.3], [0.1, 0.2, 0.1])):
+        accuracies = {"val_top1": top1, "evaluated_train_top1": top1}
+        write(tmp_path, "none", "twin", seed, top1=top1, **accuracies)
+    accuracies = {"top1": [0.05, 0.1], "val_top1": [0.01, 0.02], "evaluated_train_top1": [0, 0.05]}
+    write(tmp_path, "batch_norm", "twin", **accuracies)
+    write(tmp_path, "score", "twin", **{**accuracies, "val_top1": [0.1, 0.09]})
+    error = "ValueError: tf.function only supports singleton tf.Variables created on the first call"
+    numbers = {"rss_mb": [900, 1000, 1010], "model_variables": [305, 305, 345]}
+    numbers |= {"optimizer_variables": [10, 10, 30], "cpu_seconds": [9, 2, 3]}
+    write(tmp_path, "batch_norm", "list", error=error + ". Make sure", **numbers)
+    constant = {name: [values[1]] * 3 for name, values in numbers.items()}
+    for network in ("simple", "resnet_report"):
+        write(tmp_path, "none", "once", network=network, **constant)
+    return symptoms(tmp_path)
+
+
+def test_symptoms(table):
+    names = [("none", "once"), ("batch_norm", "list"), ("score", ""), ("none", "once")]
+    assert list(zip(table["which"], table["manner"], strict=True)) == names
+    # Both seeds in their last epoch; the others after as many epochs, over the seed they have.
+    assert list(table["epochs"][:3]) == [3, 2, 2]
+    assert list(table["seeds"][:3]) == [2, 1, 1]
+    np.testing.assert_allclose(table["train_top1"], [0.2, 0.1, 0.1, np.nan])
+    np.testing.assert_allclose(table["train"], [1, 0.5, 0.5, np.nan])
+    np.testing.assert_allclose(table["val"], [1, 0.2, 0.9, np.nan])
+    # One epoch after the second: 5 steps, 5 of the hold-out, 10 batches of training images.
+    np.testing.assert_allclose(table["memory"], [0, 100 * 10 / 20, np.nan, 0])
+    np.testing.assert_allclose(table["variables"], [0, 60 / 20, np.nan, 0])
+    np.testing.assert_allclose(table["seconds"], [1, 1.5, np.nan, 1])
+    none, batch_norm, score, resnet = (shown(row) for _, row in table.iterrows())
+    assert batch_norm == dict.fromkeys(COLUMNS, True)
+    assert none == dict.fromkeys(COLUMNS, False)
+    unknown = {"graph_error": None, "memory": None, "seconds": None}
+    assert score == {**unknown, "train": True, "val": False}
+    assert resnet == {**dict.fromkeys(unknown, False), "train": None, "val": None}
+
+
+def test_symptoms_need_the_run_without_the_fault(tmp_path):
+    message = "layers-in-call-none-twin-seed0.json; run python -m .*train --manner twin first"
+    with pytest.raises(FileNotFoundError, match=message):
+        symptoms(tmp_path)
+
+
+def test_the_figure_says_what_the_table_says(table):
+    figure = plot_symptoms(table, COURSE_REPORT.loc["simple"])
+    axes = figure.axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    rows = [texts[start : start + len(COLUMNS)] for start in range(0, len(texts), len(COLUMNS))]
+    assert rows[0] == ["yes", "grows", "grows", "23.6%", "5.3% (22%)"]
+    assert rows[2] == ["yes", "50.0", "1.50", "10.0% (50%)", "2.0% (20%)"]
+    assert rows[3] == ["–", "–", "–", "10.0% (50%)", "9.0% (90%)"]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [
+        *("course report, simple", "nothing", "BatchNorm, list", "score layers"),
+        "ResNet of keras.applications",
+    ]
+    plt.close(figure)
+
+
+def test_the_committed_results():
+    rows = symptoms("report/results").set_index(["network", "which", "manner"])
+    measured = rows.dropna(subset="variables")
+    assert (measured["graph_error"] == measured["variables"].gt(0)).all()
+    assert rows.loc[("simple", "none", "once"), "variables"] == 0
+    assert rows.loc[("resnet_report", "none", "once"), "variables"] == 0
+    assert rows.loc[("simple", "batch_norm", "list"), "variables"] > 0
 
 
 @pytest.fixture(scope="module")

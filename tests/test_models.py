@@ -5,6 +5,8 @@ import pytest
 from utils.models.build import build_model, count_macs, count_parameters, start_from
 from utils.models.presets import PRESETS, BaselineConfig
 
+pytestmark = pytest.mark.tracing
+
 
 @pytest.mark.parametrize(
     ("preset", "image_size", "num_classes", "parameters"),

@@ -16,6 +16,8 @@ from utils.models.fishnet import STAGES, build_fishnet
 from utils.models.presets import PRESETS, FishNetConfig
 from utils.models.torch_weights import load_torch_state_dict, torch_variables
 
+pytestmark = pytest.mark.tracing
+
 ROOT = Path(__file__).parents[1]
 REFERENCES = {  # config, image size, classes, images
     "small_64": (

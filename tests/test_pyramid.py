@@ -5,6 +5,8 @@ import pytest
 from utils.models.build import build_model
 from utils.models.fishnet import pyramid_outputs
 
+pytestmark = pytest.mark.tracing
+
 SIZES = {"imagenet": (2, 64), "half": (1, 32), "full": (0, 16)}  # first level, image size
 
 

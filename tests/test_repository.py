@@ -55,6 +55,8 @@ def test_constraints_are_the_versions_of_the_results():
     pinned = dict(line.split("==") for line in lines if "==" in line)
     for path in (ROOT / "report/results").glob("*.json"):
         env = json.loads(path.read_text())["env"]
+        if path.stem.startswith("layers-in-call-"):  # with Keras 2, in an environment of its own
+            continue
         assert {name: env[name] for name in ("tensorflow", "keras", "jax")} == {
             name: pinned[name] for name in ("tensorflow", "keras", "jax")
         }, path.name

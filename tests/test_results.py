@@ -227,6 +227,7 @@ def test_committed_results_can_be_read():
         json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.tracing
 @pytest.mark.parametrize("path", sorted(Path("report/weights").glob("*.keras")), ids=str)
 def test_committed_weights_are_of_committed_results(path):
     result = results.read_result(f"report/results/{path.stem}.json")

@@ -21,6 +21,8 @@ from utils.training.results import is_reportable, read_result
 from utils.training.run import TrainingError, train
 from utils.training.run_folder import checkpoints_in
 
+pytestmark = pytest.mark.tracing
+
 
 def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     quick = dataclasses.replace(recipes.RECIPES["course"], plateau_patience=1)

@@ -26,6 +26,8 @@ from utils.training.run_folder import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.tracing
+
 
 def variables(value=0.0):
     return {"a": keras.Variable([value]), "b": keras.Variable(value)}

@@ -217,11 +217,13 @@ def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
 
 def test_figure_of_sizes():
     """A line for each width; a point, with its number of blocks, for each network."""
-    from utils.figures import charts  # loads TensorFlow, which the processes here need not
+    from utils.figures import (
+        experiment_charts,  # loads TensorFlow, which the processes here need not
+    )
 
     points = search.points("size")
     rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, seconds=60.0)
-    panels = charts.plot_sizes(rows).axes
+    panels = experiment_charts.plot_sizes(rows).axes
     for axes in panels:
         assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 3]
         assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 3

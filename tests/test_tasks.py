@@ -12,6 +12,8 @@ from utils.training.tasks import (
     intersection_over_union,
 )
 
+pytestmark = pytest.mark.tracing
+
 # Pairs of boxes: the same; a quarter shared; side by side; far apart; nothing.
 BOXES = np.float32([[0, 0, 1, 1], [0, 0, 0.4, 0.4], [0, 0, 0.5, 1], [0, 0, 0.1, 0.1], [0, 0, 0, 0]])
 OTHERS = np.float32(

@@ -13,6 +13,8 @@ from utils.models import torch_weights
 from utils.models.presets import PRESETS
 from utils.models.torch_weights import convert_torch_checkpoint, read_torch_checkpoint
 
+pytestmark = pytest.mark.tracing
+
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[1]
 

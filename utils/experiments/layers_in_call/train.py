@@ -27,12 +27,11 @@ from utils.data import pipeline
 from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.layers_in_call.network import FishNet
-from utils.experiments.layers_in_call.variants import Variant, run_id
+from utils.experiments.layers_in_call.variants import EVALUATED_TRAIN_BATCHES, Variant, run_id
 from utils.models.presets import PRESETS, BaselineConfig, FishNetConfig
 from utils.training.config import RunConfig
 from utils.training.results import new_result, result_path, write_result
 
-EVALUATED_TRAIN_BATCHES = 10  # of training images that are evaluated as val is, after each epoch
 NAMES = {"loss": "loss", "top1": "top1", "top5": "top5"}
 
 
@@ -81,14 +80,15 @@ def graph_error(preset: str, variant: Variant) -> str | None:
         variant: As for `build`.
 
     Returns:
-        The last line of the error, or None where there is none.
+        What the error says of variables, or all of it where it is another one; None without one.
     """
     tf.config.run_functions_eagerly(False)
     images = np.random.default_rng(0).random((32, 64, 64, 3), "float32")
     try:
         build(preset, variant).fit(images, np.arange(32), batch_size=16, verbose=0)
     except ValueError as error:
-        return str(error).strip().splitlines()[-1].strip()
+        lines = [line.strip() for line in str(error).splitlines()]
+        return next((line for line in lines if "tf.Variable" in line), " ".join(lines))
     return None
 
 
@@ -185,7 +185,7 @@ def train(
     def pixels(images: Any, labels: Any) -> Any:
         return tf.cast(images, tf.float32) / 255, labels
 
-    part = {"batch_size": batch_size, "split": config.split, "fraction": config.fraction}
+    part: Any = {"batch_size": batch_size, "split": config.split, "fraction": config.fraction}
     training = pipeline.training_batches(data_dir, manifest, epochs=epochs, seed=seed, **part)
     fixed = pipeline.training_batches(data_dir, manifest, epochs=1, shuffle_window=1, **part)
     fixed = fixed.take(EVALUATED_TRAIN_BATCHES).cache().map(pixels)

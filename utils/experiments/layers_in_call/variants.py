@@ -5,6 +5,8 @@ Needs neither TensorFlow nor Keras.
 
 import dataclasses
 
+EVALUATED_TRAIN_BATCHES = 10  # of training images that are evaluated as val is, after each epoch
+
 # What is made anew in every call: (of which layers, in words)
 LAYERS = {
     "none": "nothing: every layer is made once",
