@@ -75,7 +75,8 @@ class TestNotebook:
         assert any(isinstance(n, ast.Assert) for n in ast.walk(parsed(cells(path)[-1])))
 
     def test_names_no_place_of_the_machine_it_ran_on(self, path):
-        assert not re.search(r"/(root|home|work|tmp|Users)/\w", path.read_text())
+        text = re.sub(r'"image/(png|jpeg)": "[^"]*"', "", path.read_text())
+        assert not re.search(r"/(root|home|work|tmp|Users)/\w", text)
 
 
 def test_each_field_of_a_run_is_a_parameter_of_03_with_the_same_default():

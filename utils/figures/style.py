@@ -29,7 +29,7 @@ def set_style() -> None:
     sns.set_theme(context="paper", style="whitegrid", palette=PALETTE)
     plt.rcParams.update(
         {
-            "figure.dpi": 100,
+            "figure.dpi": 85,
             "savefig.dpi": DPI,
             "savefig.bbox": "tight",
             "figure.constrained_layout.use": True,
