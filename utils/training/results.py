@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from utils import environment
 from utils.files import replacing
 from utils.training.recipes import RENAMED
-from utils.training.run_folder import TrainingError
+from utils.training.run_folder import TrainingError, more_epochs
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -165,10 +165,14 @@ def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> di
         dataset = {"manifest_sha256": found.get("dataset", {}).get("manifest_sha256")}
         differences = config.differences(found["config"] | dataset, manifest_sha256)
     if differences:
+        run_dir = config.resolve().run_dir
+        remedy = more_epochs(run_dir, differences) or (
+            "Use another run_dir, whose last part names the result, another results_dir, or move "
+            "that file away."
+        )
         raise TrainingError(
-            f"{path} is the result of another run than {config.resolve().run_dir} "
-            f"({'; '.join(differences)}). Use another run_dir, whose last part names the result, "
-            "another results_dir, or move that file away."
+            f"{path} is the result of another run than {run_dir} ({'; '.join(differences)}). "
+            f"{remedy}"
         )
     return found if complete else None
 

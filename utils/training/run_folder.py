@@ -111,15 +111,22 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     differences = config.differences(json.loads(path.read_text()), manifest_sha256)
     if not differences:
         return
-    weights = Path(folder, "model.keras")
-    remedy = "Use the same parameters, another run_dir, or delete that folder."
-    if weights.exists() and all(text.startswith("epochs: ") for text in differences):
-        remedy = (
-            "A finished run keeps its number of epochs. To train on from its weights, use another "
-            f"run_dir and -p initial_weights {weights}"
-        )
+    remedy = more_epochs(folder, differences) or (
+        "Use the same parameters, another run_dir, or delete that folder."
+    )
     raise TrainingError(
         f"{folder} holds a run with other parameters ({'; '.join(differences)}). {remedy}"
+    )
+
+
+def more_epochs(folder: str | Path, differences: list[str]) -> str:
+    """How to train on from a finished run, if its number of epochs is all that differs; or ""."""
+    weights = Path(folder, "model.keras")
+    if not (weights.exists() and all(text.startswith("epochs: ") for text in differences)):
+        return ""
+    return (
+        "A finished run keeps its number of epochs. To train on from its weights, use another "
+        f"run_dir and -p initial_weights {weights}"
     )
 
 
