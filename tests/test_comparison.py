@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
 
     results = {first: {"run_id": "first", "history": {"loss": [1.0, 0.5]}}}
     monkeypatch.setattr(processes, "start", Process)
-    monkeypatch.setattr(processes, "complete_result", results.get)
+    monkeypatch.setattr(processes.results, "complete_result", results.get)
     monkeypatch.setattr(processes.results, "epoch_line", lambda *_: "a line")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="segmentation-simple-tail-seed0 failed; see .*txt"):

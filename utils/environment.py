@@ -1,4 +1,4 @@
-"""What a notebook needs to know about the machine it runs on."""
+"""The machine and the packages that a notebook or a run finds, and how Keras is set there."""
 
 import contextlib
 import ctypes
@@ -89,6 +89,43 @@ def has_gpu() -> bool:
     return "gpu" in _device_kinds()
 
 
+def on_tensorflow_cpu() -> bool:
+    """Whether Keras runs on TensorFlow without a GPU."""
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and not has_gpu()
+
+
+@contextlib.contextmanager
+def deterministic_ops() -> Iterator[None]:
+    """On a CPU, makes TensorFlow add up in the same order each time; JAX does so anyway."""
+    if not on_tensorflow_cpu():
+        yield
+        return
+    from tensorflow.python.framework import config as ops  # the way back is not in `tf.config`
+
+    before = ops.is_op_determinism_enabled()
+    ops.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            ops.disable_op_determinism()
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Makes Keras layers that are built in the block of that dtype policy."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def describe(precision: str = "float32") -> dict[str, Any]:
     """The `env` part of a result.
 
@@ -131,7 +168,7 @@ def release_free_memory() -> None:
     """Gives the system back what is free but still held; on Linux with glibc, elsewhere nothing.
 
     glibc has a heap for each thread. Small images that one thread reads and another releases leave
-    holes in all of them: with the file cache, 0.3 GiB more after each epoch.
+    holes in all of them: 0.3 GiB more after each epoch where decoded images came from a file.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -13,6 +13,8 @@ from typing import IO, Any
 # What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
@@ -69,7 +71,7 @@ def write_advice(number: int | None, otherwise: str) -> str:
     Returns:
         `otherwise`, after what helps against a full disk or missing permissions.
     """
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in DISK_FULL:
         return f"free disk space or {otherwise}"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"check the permissions or {otherwise}"

@@ -6,7 +6,6 @@ respect to tensors within a model.
 """
 
 import collections
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from utils.experiments.catalog import gradient_runs
 from utils.experiments.processes import run_missing
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
-from utils.training.predictions import SAMPLES, load_predictions
+from utils.training.predictions import SAMPLES, decode_image, load_predictions
 from utils.training.results import read_result, result_path, write_result
 
 GROUPS = (*STAGES, "score", "logits")  # of a FishNet's layers, shallow to deep
@@ -36,9 +34,8 @@ def kept_images(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]
         uint8 (samples, height, width, 3) and int (samples,); the same for all runs.
     """
     jpegs = predictions["jpeg"][:SAMPLES]
-    images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
     labels = predictions["labels"][predictions["sample"][:SAMPLES]]
-    return np.stack([np.asarray(image) for image in images]), labels.astype(int)
+    return np.stack([decode_image(jpeg) for jpeg in jpegs]), labels.astype(int)
 
 
 def grad_cam(

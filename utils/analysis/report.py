@@ -9,9 +9,8 @@ import typst
 from utils.analysis.published import COURSE_REPORT
 from utils.experiments.ablations import ablation_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
-from utils.experiments.processes import complete_result
 from utils.experiments.search import points, study_table
-from utils.training.results import load_results
+from utils.training.results import complete_result, load_results
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
 

@@ -227,11 +227,10 @@ def _compiled(
     **size: Any,
 ) -> Any:
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)
-    keras.config.set_dtype_policy(precision)
-    model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
-    if fast_layers and not environment.has_gpu():
-        model = accelerate(model)
-    keras.config.set_dtype_policy("float32")
+    with environment.dtype_policy(precision):
+        model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
+        if fast_layers and not environment.has_gpu():
+            model = accelerate(model)
     xla = xla or keras.backend.backend() == "jax"
     recipe = get_recipe("tuned")
     compile_model(model, recipe, steps=3000, batch_size=batch_size, jit_compile=xla)

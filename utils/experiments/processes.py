@@ -51,11 +51,6 @@ def stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def complete_result(config: RunConfig) -> dict[str, Any] | None:
-    """The result of a run, or None as long as it is not complete; refuses another run's."""
-    return results.complete_result(config)
-
-
 def finish(config: RunConfig) -> dict[str, Any]:
     """Runs what has no complete result yet.
 
@@ -68,13 +63,13 @@ def finish(config: RunConfig) -> dict[str, Any]:
     Raises:
         RuntimeError: the run failed; says where its log is. The same call continues from there.
     """
-    if complete_result(config) is None:
+    if results.complete_result(config) is None:
         process = start(config)
         try:
             process.wait()
         finally:
             stop(process)
-    result = complete_result(config)
+    result = results.complete_result(config)
     if result is None:
         raise RuntimeError(f"{config.run_id} failed; see the end of {log_file(config)}.")
     return result

@@ -18,9 +18,10 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
-from utils.experiments.processes import complete_result, finish
-from utils.training.config import RunConfig
+from utils.experiments.processes import finish
+from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.recipes import OPTIMIZERS
+from utils.training.results import complete_result
 from utils.training.run_folder import in_use
 
 with warnings.catch_warnings():  # in a notebook tqdm, which optuna imports, misses ipywidgets
@@ -76,7 +77,7 @@ def points(name: str) -> list[dict[str, Any]]:
 
 def run_config(
     point: dict[str, Any], *, seed: int = 0, runs_dir: str | Path = "runs", **options: Any
-) -> RunConfig:
+) -> ResolvedConfig:
     """The run that a point of a study stands for.
 
     Args:
@@ -87,8 +88,8 @@ def run_config(
             `utils.experiments.common.ABLATION_OPTIONS`.
 
     Returns:
-        A `RunConfig`. Its name is made of what differs from the default; the default itself is the
-        run of that name in `utils.experiments.ablations`.
+        The run, resolved. Its name is made of what differs from the default; the default itself is
+        the run of that name in `utils.experiments.ablations`.
     """
     changes = dict(point)
     if "rate" in changes:
@@ -175,9 +176,9 @@ def missing_points(study: optuna.Study) -> list[dict[str, Any]]:
     return [point for point in points(study.study_name) if point not in tried]
 
 
-def _run_point(study: optuna.Study, point: dict[str, Any], config: RunConfig) -> None:
+def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfig) -> None:
     """Runs a point to its end, unless its result is there, and adds it to the study."""
-    while in_use(config.resolve().run_dir):  # by what a killed sweep has started
+    while in_use(config.run_dir):  # by what a killed sweep has started
         time.sleep(POLL)
     result = finish(config)
     space = SPACES[study.study_name].items()

@@ -1,6 +1,5 @@
 """Figures that show images in a grid."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from utils.analysis.predictions import short_name
 from utils.figures.style import SMALL, WIDTH
+from utils.training.predictions import decode_image
 
 TRUE, PREDICTED = "C2", "C3"  # colors of boxes, and of what is right and wrong
 
@@ -69,10 +68,6 @@ def shorten(name: str, length: int = 16) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _decode(jpeg: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-
-
 def _draw_box(axes: Axes, image: np.ndarray, box: Any, color: str) -> None:
     """A box (xmin, ymin, xmax, ymax) in [0, 1], in a color on white."""
     height, width = image.shape[:2]
@@ -94,7 +89,7 @@ def plot_samples(samples: Sequence[tuple[bytes, str, Any]], columns: int = 8) ->
     Returns:
         The matplotlib `Figure`.
     """
-    images = [_decode(jpeg) for jpeg, _, _ in samples]
+    images = [decode_image(jpeg) for jpeg, _, _ in samples]
     figure, panels = image_grid(
         images, columns, titles=[short_name(words) for _, words, _ in samples]
     )
@@ -138,7 +133,7 @@ def plot_predictions(predictions: Mapping[str, Any], rows: int = 4, columns: int
         )
     ]
     colors = [TRUE if p == label else PREDICTED for p, label in zip(predicted, labels, strict=True)]
-    images = [_decode(jpeg) for jpeg in predictions["jpeg"][: len(kept)]]
+    images = [decode_image(jpeg) for jpeg in predictions["jpeg"][: len(kept)]]
     figure, panels = image_grid(images, columns, titles=titles, colors=colors)
     for axes, color in zip(panels, colors, strict=True):
         axes.spines[:].set(visible=True, color=color, linewidth=2)
@@ -161,7 +156,7 @@ def plot_confused_images(predictions: Mapping[str, Any], groups: Sequence[Sequen
     images: list[np.ndarray | None] = []
     titles = []
     for group in groups:
-        images += [_decode(kept[index]) for index in group] + [None] * (columns - len(group))
+        images += [decode_image(kept[index]) for index in group] + [None] * (columns - len(group))
         for index in group:
             label, predicted = predictions["labels"][index], predictions["classes"][index, 0]
             titles.append(f"{names[label]}\nas {names[predicted]}")

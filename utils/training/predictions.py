@@ -1,5 +1,6 @@
 """What a finished run leaves behind beside its numbers: weights and predictions."""
 
+import io
 import itertools
 import os
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from utils.data import pipeline
 from utils.data.manifest import Manifest, evaluation_size
@@ -15,6 +17,7 @@ from utils.files import compact_model, replacing
 from utils.training.config import ResolvedConfig, RunConfig
 
 LARGEST_KEPT_WEIGHTS = 4 * 2**20  # bytes
+SAMPLES = 48  # images kept of each run, drawn at random, the same ones
 
 
 def keep_weights(config: RunConfig) -> None:
@@ -109,9 +112,6 @@ def _flip(images: Any, *rest: Any) -> tuple:
     return images[:, :, ::-1], *rest
 
 
-SAMPLES = 48  # images kept of each run, drawn at random, the same ones
-
-
 def is_kept(result: dict[str, Any]) -> bool:
     """Whether a run's weights and predictions are to be committed beside its result."""
     return result["kind"] == "train" and not result["dataset"]["synthetic"]
@@ -182,6 +182,11 @@ def load_predictions(path: str | os.PathLike) -> dict[str, Any]:
     ends = np.cumsum(kept.pop("jpeg_sizes"))
     kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
     return kept
+
+
+def decode_image(jpeg: bytes) -> np.ndarray:
+    """A kept image as uint8 (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 def confused_images(

@@ -5,7 +5,6 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 """
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from utils import environment
 from utils.data import pipeline
 from utils.data.manifest import Manifest, load_manifest, manifest_sha256, steps_per_epoch
 from utils.devices import Devices, find_devices
-from utils.files import save_model
+from utils.files import DISK_FULL, save_model
 from utils.models.build import build_model, count_macs, count_parameters, start_from
 from utils.models.fast_layers import accelerate
 from utils.training import results, run_folder
@@ -71,7 +70,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         if devices.is_main:
             run_folder.check_config(folder, config, sha256)
         result = results.new_result(config, manifest, sha256)
-        with _deterministic_ops(), devices.scope():
+        with environment.deterministic_ops(), devices.scope():
             evaluation = _evaluation_batches(config, manifest, devices)
             weights, average = _fit(config, manifest, devices, steps, evaluation, result)
         if devices.is_main:
@@ -161,7 +160,7 @@ def new_model(
     mean, std = (0.0,) * 3, (255.0,) * 3
     if config.full_recipe.standardize:
         mean, std = manifest["pixel_mean"], manifest["pixel_std"]
-    with _dtype_policy(precision):
+    with environment.dtype_policy(precision):
         model = build_model(
             config.network,
             image_size=manifest["image_size"],
@@ -200,11 +199,11 @@ def build(
         print(f"Starting from {config.initial_weights}{new}.")
     on_cpu = not (environment.has_gpu() or devices.mirrored)
     if config.fast_layers and on_cpu and not config.eager:
-        with _dtype_policy(config.precision):
+        with environment.dtype_policy(config.precision):
             model = accelerate(model)
     devices.synchronize_batch_norm(model)
     # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
-    xla = not (devices.mirrored or _on_tensorflow_cpu())
+    xla = not (devices.mirrored or environment.on_tensorflow_cpu())
     metrics = compile_model(
         model,
         config.full_recipe,
@@ -245,43 +244,12 @@ def _full_disk_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise TrainingError(
             f"{error}. Free disk space there, or choose another run_dir or results_dir. "
             "Checkpoints written before are intact: the same command continues from them."
         ) from error
-
-
-def _on_tensorflow_cpu() -> bool:
-    return keras.backend.backend() == "tensorflow" and not environment.has_gpu()
-
-
-@contextlib.contextmanager
-def _deterministic_ops() -> Iterator[None]:
-    """On a CPU, makes TensorFlow add up in the same order each time; JAX does so anyway."""
-    if not _on_tensorflow_cpu():
-        yield
-        return
-    from tensorflow.python.framework import config as ops  # the way back is not in `tf.config`
-
-    before = ops.is_op_determinism_enabled()
-    ops.enable_op_determinism()
-    try:
-        yield
-    finally:
-        if not before:
-            ops.disable_op_determinism()
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _print_log(config: ResolvedConfig, result: dict[str, Any]) -> None:

@@ -230,6 +230,11 @@ class Score(layers.Layer):
         return self.classifier(tf.reduce_mean(x, axis=[1, 2], keepdims=True))[:, 0, 0]
 
 
+def _source(stage: int) -> int:
+    """The features that the transfer branch of stage 5 ... 10 comes from."""
+    return 7 - stage if stage < 8 else 14 - stage
+
+
 class FishNet(tf_keras.Model):
     """A FishNet classifier.
 
@@ -244,15 +249,13 @@ class FishNet(tf_keras.Model):
         parts, planes, depths = Parts(variant), config.network_planes, config.num_res_blks
         widths = [*planes[:5]]  # of the features f0 ... f10
         for stage in range(5, 11):
-            source = 7 - stage if stage < 8 else 14 - stage
-            widths.append(planes[stage] + widths[source])
+            widths.append(planes[stage] + widths[_source(stage)])
         self.stem = Stem(parts, planes[0])
         self.tail = [bottlenecks(parts, widths[i - 1], planes[i], depths[i - 1]) for i in (1, 2, 3)]
         self.bridge = Bridge(parts, widths[3], planes[4], depths[3])
         self.trunks, self.transfers = [], []
         for stage in range(5, 11):
             up = stage < 8
-            source = 7 - stage if up else 14 - stage
             dilation = 2 ** (stage - 5) if up else 1
             self.trunks.append(
                 bottlenecks(
@@ -260,7 +263,7 @@ class FishNet(tf_keras.Model):
                     dilation=dilation, up=up,
                 )
             )  # fmt: skip
-            width, depth = widths[source], config.num_trans_blks[stage - 5]
+            width, depth = widths[_source(stage)], config.num_trans_blks[stage - 5]
             self.transfers.append(bottlenecks(parts, width, width, depth, "transfer"))
         self.score = Score(parts, widths[10], num_classes)
 
@@ -276,6 +279,5 @@ class FishNet(tf_keras.Model):
                 x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
             else:
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-            source = 7 - stage if stage < 8 else 14 - stage
-            features.append(tf.concat([x, transfer(features[source])], axis=-1))
+            features.append(tf.concat([x, transfer(features[_source(stage)])], axis=-1))
         return self.score(features[-1])

@@ -12,7 +12,6 @@ optimizers of that time as `legacy`. Seconds depend on what else a machine does,
 
 import argparse
 import gc
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import tf_keras
 
 from utils import environment
 from utils.data import pipeline
-from utils.data.manifest import MANIFEST, load_manifest, steps_per_epoch
+from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.layers_in_call.network import FishNet
 from utils.experiments.layers_in_call.variants import EVALUATED_TRAIN_BATCHES, Variant, run_id
@@ -172,8 +171,7 @@ def train(
     options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
     config = RunConfig(preset=preset, recipe="course", **options)
     manifest = load_manifest(data_dir)
-    sha256 = hashlib.sha256(Path(data_dir, MANIFEST).read_bytes()).hexdigest()
-    result = new_result(config, manifest, sha256)
+    result = new_result(config, manifest, manifest_sha256(manifest))
     error = graph_error(preset, variant)
 
     tf_keras.utils.set_random_seed(seed)
