@@ -130,6 +130,7 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             "record_order must be shuffled for any task but classification. Received: 'classes'",
         ),
         ({"preset": "unet", "width": 0.25}, "cannot be changed in unet"),
+        ({"preset": "resnet50", "zero_init": True}, "zero_init cannot be changed in resnet50"),
     ],
 )
 def test_combinations_that_cannot_be_trained_are_refused(changes, text):

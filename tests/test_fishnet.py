@@ -139,6 +139,32 @@ def test_initial_weights():
     assert not np.any(model.get_layer("logits").bias)
 
 
+def test_with_zero_init_every_bottleneck_starts_as_its_shortcut():
+    plain = build_tiny()
+    model = build_fishnet(dataclasses.replace(TINY, zero_init=True), image_size=32, num_classes=5)
+    zero = {w.path for w in model.weights if w.path.endswith("kernel") and not np.any(w)}
+    blocks = [layer.name for layer in model.layers if layer.name.endswith("_conv3")]
+    assert zero == {f"{name}/kernel" for name in blocks if name != "stem_conv3"}
+    images = random_images()
+    both = keras.Model(
+        model.input,
+        [model.get_layer(f"head_1_block1_{name}").output for name in ("add", "shortcut_conv")],
+    )
+    np.testing.assert_array_equal(*both(images))
+    model.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(model(images), plain(images))
+
+
+def test_batch_normalization_after_the_logits():
+    config = dataclasses.replace(TINY, logits_bn=True)
+    model = build_fishnet(config, image_size=32, num_classes=5)
+    assert count_parameters(model) == count_parameters(build_tiny()) + 2 * 5
+    logits = np.array(model(random_images(batch=8), training=True))
+    np.testing.assert_allclose(logits.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(logits.std(axis=0), 1, atol=1e-2)
+    assert model.get_layer("logits_bn").input is model.get_layer("logits").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

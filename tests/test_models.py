@@ -14,6 +14,8 @@ pytestmark = pytest.mark.tracing
         ("simple", 64, 200, 654_200),
         ("medium", 64, 200, 1_034_136),
         ("complex", 64, 200, 1_794_008),
+        ("residual_parameters", 64, 200, 1_788_280),
+        ("residual_macs", 64, 200, 1_119_160),
         ("fishnet99", 224, 1000, 16_628_904),
         ("fishnet150", 224, 1000, 24_959_400),
         ("fishnet201", 224, 1000, 44_584_552),
@@ -24,6 +26,13 @@ def test_fishnet_parameters(preset, image_size, num_classes, parameters):
     model = build_model(preset, image_size=image_size, num_classes=num_classes)
     assert model.name == preset
     assert count_parameters(model) == parameters
+    macs_at_64 = {
+        "complex": 47_101_344,
+        "residual_parameters": 65_377_280,
+        "residual_macs": 46_162_432,
+    }
+    if preset in macs_at_64:
+        assert count_macs(model) == macs_at_64[preset]
     published_macs = {"fishnet99": 4.31e9, "fishnet150": 6.45e9, "fishnet201": 10.58e9}
     if preset in published_macs:
         assert count_macs(model) == pytest.approx(published_macs[preset], rel=0.01)

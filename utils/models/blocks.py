@@ -71,6 +71,7 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
     use_bias: bool = False,
+    zero_init: bool = False,
 ) -> KerasTensor:
     """Convolves with PyTorch's symmetric padding; Keras' "same" pads stride 2 unevenly.
 
@@ -83,6 +84,7 @@ def conv(
         dilation: dilation rate.
         groups: number of groups of a grouped convolution.
         use_bias: whether to add a bias.
+        zero_init: whether the kernel starts at zero.
 
     Returns:
         (batch, height / stride, width / stride, filters).
@@ -97,7 +99,7 @@ def conv(
         dilation_rate=dilation,
         groups=groups,
         use_bias=use_bias,
-        kernel_initializer=initializer(kernel_size, filters),
+        kernel_initializer="zeros" if zero_init else initializer(kernel_size, filters),
         name=name,
     )(x)
 
@@ -110,9 +112,9 @@ def initializer(kernel_size: int, filters: int) -> keras.Initializer:
     return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (kernel_size**2 * filters)))
 
 
-def bn(x: KerasTensor, name: str) -> KerasTensor:
+def bn(x: KerasTensor, name: str, dtype: str | None = None) -> KerasTensor:
     """Batch normalization with PyTorch's default momentum and epsilon."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(x)
 
 
 def bn_act(x: KerasTensor, activation: str, prefix: str, index: int | str = "") -> KerasTensor:
@@ -130,19 +132,23 @@ def max_pool(x: KerasTensor, name: str) -> KerasTensor:
     return layers.MaxPooling2D(3, strides=2, name=name)(x)
 
 
-def classifier(x: KerasTensor, num_classes: int, *, dropout: float = 0.0) -> KerasTensor:
+def classifier(
+    x: KerasTensor, num_classes: int, *, dropout: float = 0.0, batch_norm: bool = False
+) -> KerasTensor:
     """Float32 logits from pooled features.
 
     Args:
         x: (batch, features).
         num_classes: number of classes.
         dropout: dropout rate.
+        batch_norm: whether batch normalization follows the logits.
 
     Returns:
         (batch, num_classes).
     """
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    return layers.Dense(
+    x = layers.Dense(
         num_classes, kernel_initializer=initializer(1, num_classes), dtype="float32", name="logits"
     )(x)
+    return bn(x, "logits_bn", dtype="float32") if batch_norm else x

@@ -39,7 +39,7 @@ class TilePooling2D(layers.MaxPooling2D):
 
 
 class BatchNormalization(layers.BatchNormalization):
-    """Batch normalization in training with fewer passes through memory, for TensorFlow.
+    """Batch normalization of images in training with fewer passes through memory, for TensorFlow.
 
     TensorFlow differentiates Keras' ops one by one, each a pass over memory. Where the channels are
     a multiple of 16, oneDNN has a kernel for all of it (`FusedBatchNormV3`), which takes bfloat16
@@ -133,7 +133,7 @@ def accelerate(model: keras.Model) -> keras.Model:
         original = type(layer)
         if original is layers.Conv2D and _is_pointwise(layer):
             return PointwiseConv2D
-        if original is layers.BatchNormalization and on_tensorflow:
+        if original is layers.BatchNormalization and on_tensorflow and len(layer.input.shape) == 4:
             return BatchNormalization
         if original is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
             return TilePooling2D

@@ -124,7 +124,8 @@ def _bottleneck(
     x = conv(bn_act(x, activation, name, 1), inner, 1, f"{name}_conv1")
     x = bn_act(x, activation, name, 2)
     x = conv(x, inner, 3, f"{name}_conv2", stride=stride, dilation=dilation, groups=groups)
-    x = conv(bn_act(x, activation, name, 3), width, 1, f"{name}_conv3")
+    x = bn_act(x, activation, name, 3)
+    x = conv(x, width, 1, f"{name}_conv3", zero_init=config.zero_init)
     return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
@@ -247,7 +248,7 @@ def _score(x: KerasTensor, config: FishNetConfig, num_classes: int, name: str) -
     x = conv(bn_act(x, activation, name, 1), x.shape[-1] // 2, 1, f"{name}_conv1")
     x = bn_act(x, activation, name, 2)
     x = layers.GlobalAveragePooling2D(name=f"{name}_average")(x)
-    return classifier(x, num_classes, dropout=config.dropout)
+    return classifier(x, num_classes, dropout=config.dropout, batch_norm=config.logits_bn)
 
 
 def pyramid_outputs(model: keras.Model, part: str = "head") -> dict[str, KerasTensor]:

@@ -35,6 +35,8 @@ class FishNetConfig:
     down_sampling: str = "max_pool"  # in `DOWN_SAMPLING`
     activation: str = "relu"  # in `ACTIVATIONS`
     dropout: float = 0.0  # rate, before the classifier
+    zero_init: bool = False  # whether the last convolution of each bottleneck starts at zero
+    logits_bn: bool = False  # whether batch normalization follows the logits
     stages: str = "all"  # or "tail": the tail alone, which is a residual network
 
     def __post_init__(self) -> None:
@@ -212,6 +214,14 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # papermill notebooks/03_train.ipynb report/executed/residual.ipynb -p preset residual
     # A residual network of the size of `simple`: 655,480 parameters at 200 classes.
     "residual": FishNetConfig(scaled_planes(1 / 2), (6,) * 10, (1,) * 6, stages="tail"),
+    # papermill notebooks/03_train.ipynb report/executed/plain.ipynb -p preset residual_parameters
+    # As many parameters as `complex`: 1,788,280 at 200 classes; 65,377,280 MACs at 64 pixels.
+    "residual_parameters": FishNetConfig(
+        (32, *_PAPER_PLANES[1:]), (4,) * 10, (1,) * 6, stages="tail"
+    ),
+    # papermill notebooks/03_train.ipynb report/executed/plain.ipynb -p preset residual_macs
+    # As many MACs as `complex`: 46,162,432 at 64 pixels; 1,119,160 parameters at 200 classes.
+    "residual_macs": FishNetConfig(scaled_planes(1 / 2), (11,) * 10, (1,) * 6, stages="tail"),
     # papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet
     # -p task segmentation -p dataset tiny-shapes  (all presets also take -p task localization)
     # 541,169 parameters for the masks of 24 classes, where `simple` has 521,817.

@@ -14,7 +14,9 @@ from utils.training.recipes import RECIPES, RENAMED, Recipe, get_recipe
 from utils.training.results import REPORTED, result_path
 
 # Fields that change the preset, where they are not None.
-NETWORK_CHANGES = ("width", "blocks", "down_sampling", "activation", "dropout")
+NETWORK_CHANGES = (
+    "width", "blocks", "down_sampling", "activation", "dropout", "zero_init", "logits_bn",
+)  # fmt: skip
 
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
@@ -93,13 +95,15 @@ class RunConfig:
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     run_dir: str | None = None  # None: runs/<what distinguishes this run>
 
-    # network; from width to dropout, None is what the preset says
+    # network; from width to logits_bn, None is what the preset says
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
     width: float | None = None  # of a FishNet, as a multiple of the paper's
     blocks: int | None = None  # in each stage and branch of a FishNet
     down_sampling: str | None = None  # max_pool, max_pool_3x3, average_pool or convolution
     activation: str | None = None  # in `utils.models.presets.ACTIVATIONS`
     dropout: float | None = None  # rate before the classifier
+    zero_init: bool | None = None  # whether each bottleneck's last convolution starts at zero
+    logits_bn: bool | None = None  # whether batch normalization follows the logits
     batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     initial_weights: str | None = None  # a .keras file to start from; classifiers may differ
 
