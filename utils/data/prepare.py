@@ -1,14 +1,11 @@
 """Every dataset of the project by its name: convert an archive, or draw one, unless it is there."""
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-
-import tensorflow as tf
 
 from utils.data import tiny_shapes
 from utils.data.archives import DatasetError, is_system_file, open_archive
@@ -30,10 +27,6 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
-_TF_ERRNO = {
-    tf.errors.ResourceExhaustedError: errno.ENOSPC,
-    tf.errors.PermissionDeniedError: errno.EACCES,
-}
 
 Shards = dict[str, int]
 
@@ -260,9 +253,8 @@ def _build(
                 manifest = write_records(source, layout, built, shards, description)
             _check_same_data(output_dir, found, manifest, archive)
             _publish(built, target, found)
-    except (OSError, tf.errors.OpError) as error:
-        number = getattr(error, "errno", _TF_ERRNO.get(type(error)))
-        advice = write_advice(number, "choose another output_dir")
+    except OSError as error:
+        advice = write_advice(error.errno, "choose another output_dir")
         raise DatasetError(
             f"Writing {output_dir} failed ({error}); {advice}, then convert again."
         ) from error

@@ -17,10 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
+from utils import tfrecord
 from utils.data import tiny_shapes
 from utils.data.archives import Archive
 from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
@@ -90,7 +90,7 @@ def write_records(
 
     Raises:
         DatasetError: An image that is not as described.
-        OSError, tf.errors.OpError: The disk is full, say.
+        OSError: The disk is full, say.
     """
     manifest = {**description, "grayscale": {}, "shards": {}}
     label = {wnid: index + 1 for index, wnid in enumerate(layout.classes)}
@@ -107,11 +107,11 @@ def write_records(
             names = shard_names(split, shards[split])
             for name, part in zip(names, np.array_split(order, len(names)), strict=True):
                 chosen = [images[index] for index in part]
-                with tf.io.TFRecordWriter(str(folder / name)) as writer:
+                with (folder / name).open("wb") as shard:
                     for image, read in _read_ahead(source, chosen, len(label), pool):
                         data, mask, decoded = read
                         record = encode_record(image, data, mask, label[image.wnid])
-                        writer.write(record)
+                        tfrecord.write_record(shard, record)
                         digest.update(record)
                         gray = decoded.mode == "L"
                         grayscale += gray
@@ -176,32 +176,29 @@ def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int)
     Returns:
         A `tf.train.Example` in TensorFlow's ImageNet schema.
     """
-
-    def int64(value: int) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    def text(value: str | bytes) -> tf.train.Feature:
-        value = value if isinstance(value, bytes) else value.encode()
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    feature = {
-        "image/height": int64(IMAGE_SIZE),
-        "image/width": int64(IMAGE_SIZE),
-        "image/channels": int64(3),
-        "image/colorspace": text("RGB"),
-        "image/class/label": int64(label),
-        "image/class/synset": text(image.wnid),
-        "image/format": text("JPEG"),
-        "image/filename": text(os.path.basename(image.name)),
-        "image/encoded": text(data),
+    example = tfrecord.Example()
+    feature = example.features.feature
+    numbers = {
+        "image/height": IMAGE_SIZE,
+        "image/width": IMAGE_SIZE,
+        "image/channels": 3,
+        "image/class/label": label,
     }
-    for index, key in enumerate(EDGES if image.boxes else ()):
-        edges = tf.train.FloatList(value=[box[index] for box in image.boxes])
-        feature[key] = tf.train.Feature(float_list=edges)
+    texts = {
+        "image/colorspace": b"RGB",
+        "image/class/synset": image.wnid.encode(),
+        "image/format": b"JPEG",
+        "image/filename": os.path.basename(image.name).encode(),
+        "image/encoded": data,
+    }
     if mask is not None:
-        feature[MASK] = text(mask)
-        feature["image/segmentation/class/format"] = text("png")
-    example = tf.train.Example(features=tf.train.Features(feature=feature))
+        texts |= {MASK: mask, "image/segmentation/class/format": b"png"}
+    for key, number in numbers.items():
+        feature[key].int64_list.value.append(number)
+    for key, text in texts.items():
+        feature[key].bytes_list.value.append(text)
+    for index, key in enumerate(EDGES if image.boxes else ()):
+        feature[key].float_list.value.extend(box[index] for box in image.boxes)
     return example.SerializeToString(deterministic=True)
 
 
