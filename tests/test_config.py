@@ -76,7 +76,7 @@ def test_numbers_as_yaml_reads_them():
         ("record_order", "shufled", "record_order must be one of shuffled, classes"),
         ("kind", "benchmark", "kind must be one of train, ablation"),
         ("distribution", "all", "distribution must be one of auto, none"),
-        ("optimizer", "lion", "optimizer must be one of sgd, adam, adamw, rmsprop"),
+        ("optimizer", "lion", "optimizer must be one of sgd, adam, adamw, rmsprop, muon"),
         ("down_sampling", "stride", "max_pool, max_pool_3x3, average_pool, convolution"),
         ("activation", "sin", "relu, silu, gelu"),
         ("epochs", 0, "epochs must be a whole number of at least 1"),

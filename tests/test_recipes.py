@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.training.optimizers import SGD, Adam, WarmupLinearDecay, make_optimizer
+from utils.training.optimizers import SGD, Adam, Muon, WarmupLinearDecay, make_optimizer
 from utils.training.recipes import OPTIMIZERS, RECIPES, get_recipe
 
 
@@ -56,6 +56,44 @@ def test_weight_decay_of_adamw_is_for_kernels_alone():
     np.testing.assert_array_equal(layer.bias, [2.0])
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 2, 8), (3, 3, 8, 8), (1, 1, 8, 32)])
+def test_muon_steps_equally_far_in_all_directions(shape):
+    first, *gradients = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
+    layer = keras.layers.Conv2D(shape[-1], shape[0], use_bias=False)
+    layer.build((None, 8, 8, shape[2]))
+    layer.kernel.assign(first)
+    optimizer = Muon(0.1, decay=0.5, muon_momentum=0.8, momentum=0.9)
+    momentum = 0
+    for gradient in gradients:
+        before = np.array(layer.kernel)
+        optimizer.apply_gradients([(keras.ops.convert_to_tensor(gradient), layer.kernel)])
+        step = (before * (1 - 0.1 * 0.5) - np.array(layer.kernel)) / 0.1
+        momentum = 0.8 * momentum + gradient
+        nesterov = (gradient + 0.8 * momentum).reshape(-1, shape[-1])
+        left, _, right = np.linalg.svd(nesterov, full_matrices=False)
+        values = left.T @ step.reshape(nesterov.shape) @ right.T
+        values /= max(1, nesterov.shape[1] / nesterov.shape[0]) ** 0.5
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
+        assert 0.6 < np.diag(values).min() < np.diag(values).max() < 1.3
+
+
+def test_muon_steps_all_but_convolutions_as_sgd_does():
+    generator, after = np.random.default_rng(0), []
+    gradients = [generator.normal(size=shape).astype("float32") for shape in [(4, 3), (3,), (3,)]]
+    for optimizer in (Muon(0.02, l2=0.1, momentum=0.9), SGD(0.5, l2=0.1, momentum=0.9)):
+        dense, norm = keras.layers.Dense(3), keras.layers.BatchNormalization()
+        dense.build((None, 4))
+        norm.build((None, 3))
+        dense.kernel.assign(gradients[0])
+        variables = [dense.kernel, dense.bias, norm.gamma]
+        for _ in range(2):
+            pairs = zip(map(keras.ops.convert_to_tensor, gradients), variables, strict=True)
+            optimizer.apply_gradients(list(pairs))
+        after.append([np.array(variable) for variable in variables])
+    for ours, theirs in zip(*after, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 def test_changes_to_a_recipe():
     changed = get_recipe("tuned", l2=0.0, augment=None, optimizer="adam")
     assert (changed.l2, changed.augment, changed.optimizer) == (0.0, True, "adam")
@@ -68,6 +106,7 @@ def test_changes_to_a_recipe():
         ("tuned", {"optimizer": "adam"}, 3e-3, 0.0),
         ("tuned", {"optimizer": "adamw"}, 3e-3, 0.0),
         ("tuned", {"optimizer": "rmsprop"}, 1e-3, 0.0),
+        ("tuned", {"optimizer": "muon"}, 0.02, 5e-4),
         ("tuned", {"optimizer": "sgd", "learning_rate": None}, 0.5, 5e-4),
         ("tuned", {"optimizer": "adam", "learning_rate": 0.01}, 0.01, 0.0),
         ("tuned", {"optimizer": "adam", "l2": 1e-4}, 3e-3, 1e-4),
@@ -85,7 +124,7 @@ def test_another_optimizer_brings_its_own_rate_and_l2(recipe, changes, rate, l2)
 def test_only_adamw_has_a_decoupled_weight_decay(name):
     optimizer = make_optimizer(get_recipe("tuned", optimizer=name), steps=10, batch_size=256)
     assert optimizer.weight_decay == (0.05 if name == "adamw" else None)
-    assert optimizer.l2 == (5e-4 if name == "sgd" else 0.0)
+    assert optimizer.l2 == (5e-4 if name in ("sgd", "muon") else 0.0)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +132,7 @@ def test_only_adamw_has_a_decoupled_weight_decay(name):
     [
         (
             {"optimizer": "lion"},
-            "optimizer must be one of sgd, adam, adamw, rmsprop. Received: 'lion'",
+            "optimizer must be one of sgd, adam, adamw, rmsprop, muon. Received: 'lion'",
         ),
         ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),

@@ -212,7 +212,8 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
 
 
 def test_a_checkpoint_within_an_epoch_is_never_old(make_config, killed, monkeypatch, capsys):
-    whole, cut = train(make_config("whole", epochs=2)), make_config("cut", epochs=2)
+    options = {"epochs": 2, "optimizer": "muon"}
+    whole, cut = train(make_config("whole", **options)), make_config("cut", **options)
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
     killed(cut, 1, step=2)
     assert "Continuing" not in capsys.readouterr().out

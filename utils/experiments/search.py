@@ -37,7 +37,7 @@ SPACES: dict[str, dict[str, list]] = {
     },
     "activation": {"activation": ["relu", "silu", "gelu"]},
     "dropout": {"dropout": [0.0, 0.2, 0.5]},
-    "optimizer": {"optimizer": [*OPTIMIZERS], "rate": [1 / 3, 1, 3]},
+    "optimizer": {"optimizer": ["sgd", "adam", "adamw", "rmsprop"], "rate": [1 / 3, 1, 3]},
     "size": {"width": [1 / 8, 1 / 4, 3 / 8], "blocks": [1, 2, 4]},
 }
 

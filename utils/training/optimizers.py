@@ -1,5 +1,6 @@
 """Optimizers and schedules of the recipes."""
 
+import math
 from typing import Any
 
 import keras
@@ -58,7 +59,89 @@ class AdamW(_WithL2, keras.optimizers.AdamW):
         self.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
 
 
-CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+class Muon(SGD):
+    """Steps of equal size in all directions for the kernels of convolutions; SGD for the rest.
+
+    Such a kernel is taken as a matrix (height * width * inputs, outputs), and the update of
+    Nesterov's momentum is replaced by the nearest matrix whose singular values are all 1. Its size
+    is then √(outputs / rows) where there are more outputs than rows: no output changes more in a
+    wide layer than in a narrow one. The classifier, biases and batch normalization are stepped as
+    by `SGD`. (`keras.optimizers.Muon` takes matrices alone; kernels would be stepped by AdamW.)
+
+    Args:
+        learning_rate: of the kernels; a number or a `LearningRateSchedule`.
+        muon_momentum: of the kernels.
+        decay: of the kernels, times their learning rate at each step, beside the momentum.
+        sgd_rate: the learning rate of the rest, as a multiple of the kernels'.
+        **kwargs: of `SGD`, for the rest.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, and
+    github.com/KellerJordan/Muon at commit 00ba60d, from where scale, rate and momentum are.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        muon_momentum: float = 0.95,
+        decay: float = 0.01,
+        sgd_rate: float = 25.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.muon_momentum, self.decay, self.sgd_rate = muon_momentum, decay, sgd_rate
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Steps one variable."""
+        ops, index = keras.ops, self._get_variable_index(variable)
+        is_kernel = self._trainable_variables[index].path.endswith("/kernel")
+        if not is_kernel or len(variable.shape) != 4:  # a convolution's has height and width
+            super().update_step(gradient, variable, learning_rate * self.sgd_rate)
+            return
+        gradient = ops.cast(gradient, variable.dtype)
+        rate = ops.cast(learning_rate, variable.dtype)
+        momentum = self.momentums[index]
+        self.assign(momentum, momentum * self.muon_momentum + gradient)
+        update = gradient + momentum * self.muon_momentum
+        *inner, outputs = variable.shape
+        rows = math.prod(inner)
+        scale = max(1.0, outputs / rows) ** 0.5
+        update = orthogonalized(ops.reshape(update, (rows, outputs))) * scale
+        kernel = ops.convert_to_tensor(variable) * (1 - rate * self.decay)
+        self.assign(variable, kernel - rate * ops.reshape(update, variable.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """Config for serialization."""
+        own = {"muon_momentum": self.muon_momentum, "decay": self.decay, "sgd_rate": self.sgd_rate}
+        return {**super().get_config(), **own}
+
+
+def orthogonalized(matrix: Any, steps: int = 5) -> Any:
+    """Brings all singular values of a matrix near 1 and leaves its singular vectors as they are.
+
+    Newton and Schulz's iteration, with coefficients that raise small values fastest and leave all
+    of them between about 0.7 and 1.2.
+
+    Args:
+        matrix: (rows, columns), float32.
+        steps: of the iteration.
+
+    Returns:
+        A matrix of the same shape.
+
+    Source: Jordan et al. (2024), "Newton-Schulz iteration".
+    """
+    ops = keras.ops
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if is_wide else ops.transpose(matrix)
+    x = x / (ops.norm(x) + 1e-7)
+    for _ in range(steps):
+        gram = ops.matmul(x, ops.transpose(x))
+        x = 3.4445 * x + ops.matmul(2.0315 * ops.matmul(gram, gram) - 4.7750 * gram, x)
+    return x if is_wide else ops.transpose(x)
+
+
+CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "muon": Muon}
 
 
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):

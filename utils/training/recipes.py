@@ -23,6 +23,8 @@ OPTIMIZERS = {
     "adam": OptimizerDefaults(3e-3),
     "adamw": OptimizerDefaults(3e-3, settings={"weight_decay": 0.05}),
     "rmsprop": OptimizerDefaults(1e-3),
+    # The rate and the L2 of what it does not orthogonalize are those of "sgd".
+    "muon": OptimizerDefaults(0.02, l2=5e-4, settings={"momentum": 0.9, "nesterov": True}),
 }
 
 
