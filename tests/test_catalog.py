@@ -14,6 +14,7 @@ from utils.experiments import catalog
 from utils.experiments.ablations import ablation_runs, batch_statistics_id
 from utils.experiments.layers_in_call.variants import Variant, run_id
 from utils.training.config import RunConfig
+from utils.training.results import read_result
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "report/results").glob("*.json"))
@@ -36,7 +37,7 @@ def notebook_parameters(path):
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_the_command_of_a_result_exists(path):
-    result = json.loads(path.read_text())
+    result = read_result(path)
     assert result["run_id"] == path.stem
     command = result["command"]
     if module := re.fullmatch(r"python -m (utils\.experiments\.catalog) (\w+)", command):

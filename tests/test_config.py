@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import json
 import typing
 from pathlib import Path
 from types import NoneType
@@ -8,6 +7,8 @@ from types import NoneType
 import pytest
 
 from utils.training.config import INCIDENTAL, RunConfig
+from utils.training.recipes import RECIPES
+from utils.training.results import read_result
 
 FIELDS = dataclasses.fields(RunConfig)
 TYPES = {name: typing.get_args(t) or (t,) for name, t in typing.get_type_hints(RunConfig).items()}
@@ -89,8 +90,8 @@ def test_numbers_as_yaml_reads_them():
         ("width", -0.25, "`width` must be a positive multiple of 1/64"),
         ("dropout", 1.0, "[0, 1)"),
         ("batch_norm_momentum", 1.0, "batch_norm_momentum must be a number in [0, 1)"),
-        ("label_smoothing", -0.1, "label_smoothing must be a number in [0, 1)"),
-        ("ema", 1.0, "ema must be a number in [0, 1)"),
+        ("label_smoothing", -0.1, "label_smoothing must be in [0, 1)"),
+        ("ema", 1.0, "ema must be in [0, 1)"),
         ("fraction", 0.0, "fraction must be a number in (0, 1]"),
         ("learning_rate", 0.0, "learning_rate must be above 0"),
         ("warmup", 1.0, "warmup must be in [0, 1)"),
@@ -216,6 +217,7 @@ def test_identities_of_older_versions():
     older = RunConfig(recipe="course").identity() | {"manifest_sha256": "a"}
     older |= {"recipe": "report", "stochastic_depth": None}
     del older["recipe_fields"], older["eager"], older["ema"]  # did not exist yet
+    older["label_smoothing"] = 0.0  # was not part of the recipe yet
     assert RunConfig(recipe="course").differences(older, "a") == []
     older["stochastic_depth"] = 0.2
     assert RunConfig(recipe="course").differences(older, "a") == [
@@ -231,9 +233,36 @@ def test_identities_of_older_versions():
     assert RunConfig(optimizer="adam", learning_rate=0.5, l2=5e-4).differences(older, "a") == []
 
 
+def test_a_recipe_of_another_version_keeps_its_name_and_its_results_apart(monkeypatch):
+    first, former = RECIPES["tuned"], RunConfig(seed=1).resolve()
+    of_former = former.identity() | {"manifest_sha256": "a"}
+    name = former.run_id
+    second = dataclasses.replace(first, l2=1e-4, ema=0.99, batch_size=128, version=2)
+    monkeypatch.setitem(RECIPES, "tuned", second)
+    monkeypatch.setitem(RECIPES, "tuned-v1", first)
+    current, again = RunConfig(seed=1), RunConfig(recipe="tuned-v1", seed=1)
+    assert name == again.run_id == "simple-tuned-8ep-seed1"
+    assert current.run_id == "simple-tuned-v2-8ep-seed1"
+    assert (current.resolve().batch_size, again.resolve().batch_size) == (128, 256)
+    assert again.differences(of_former, "a") == []
+    assert current.differences(of_former, "a") == [
+        "batch_size: 256 there, 128 now",
+        "ema: 0.0 there, 0.99 now",
+        "l2: 0.0005 there, 0.0001 now",
+        "recipe: 'tuned-v1' there, 'tuned' now",
+        "version: 1 there, 2 now",
+    ]
+    identity = current.identity() | {"manifest_sha256": "a"}
+    third = dataclasses.replace(second, version=3)
+    monkeypatch.setitem(RECIPES, "tuned", third)
+    monkeypatch.setitem(RECIPES, "tuned-v2", second)
+    assert RunConfig(recipe="tuned-v2", seed=1).run_id == "simple-tuned-v2-8ep-seed1"
+    assert RunConfig(recipe="tuned-v2", seed=1).differences(identity, "a") == []
+
+
 def committed_trainings():
     for path in sorted(Path("report/results").glob("*.json")):
-        result = json.loads(path.read_text())
+        result = read_result(path)
         if result.get("command", "").startswith("papermill notebooks/03_train.ipynb"):
             yield pytest.param(result, id=path.stem)
 

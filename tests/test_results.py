@@ -20,6 +20,7 @@ from utils.models.build import count_parameters
 from utils.training import results
 from utils.training.config import RunConfig
 from utils.training.predictions import confused_images, load_predictions, save_predictions
+from utils.training.recipes import RECIPES
 from utils.training.run_folder import TrainingError
 
 
@@ -60,6 +61,15 @@ def test_a_renamed_recipe_is_read_by_its_name_of_today(tmp_path):
     result = results.read_result(tmp_path / "a.json")
     assert (result["recipe"], result["config"]["recipe"]) == ("course", "course")
     assert result["command"].endswith("report/executed/a.ipynb -p recipe course")
+
+
+def test_a_recipe_of_another_version_is_read_by_its_name_of_today(monkeypatch):
+    first = RECIPES["tuned"]
+    monkeypatch.setitem(RECIPES, "tuned", dataclasses.replace(first, version=2))
+    monkeypatch.setitem(RECIPES, "tuned-v1", first)
+    result = results.read_result("report/results/simple-tuned-8ep-seed0.json")
+    assert (result["recipe"], result["config"]["recipe"]) == ("tuned-v1", "tuned-v1")
+    assert "-p preset simple -p recipe tuned-v1 -p epochs 8 " in result["command"]
 
 
 @pytest.fixture

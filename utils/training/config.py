@@ -10,7 +10,7 @@ from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, get_preset
-from utils.training.recipes import RECIPES, RENAMED, Recipe, get_recipe
+from utils.training.recipes import RECIPES, Recipe, current_name, get_recipe, name_in_runs
 from utils.training.results import REPORTED, result_path
 
 # Fields that change the preset, where they are not None.
@@ -21,13 +21,14 @@ NETWORK_CHANGES = (
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
+    "label_smoothing", "ema",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
     "task", "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
     "initial_weights", "precision", "fast_layers", "eager", "split", "record_order",
-    "shuffle_window", *RECIPE_CHANGES, "label_smoothing", "ema",
+    "shuffle_window", *RECIPE_CHANGES,
 )  # fmt: skip
 
 # Fields that may change when a run is continued: they do not decide its result.
@@ -59,8 +60,6 @@ RULES: dict[str, Rule] = {
     "shuffle_window": _COUNT,
     "seed": ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     "batch_norm_momentum": _SHARE,
-    "label_smoothing": _SHARE,
-    "ema": _SHARE,
     "fraction": ("a number in (0, 1]", lambda value: 0 < value <= 1),
     "run_dir": ("the path of a folder", lambda value: Path(value).name not in ("", "..")),
     "initial_weights": ("a .keras file that exists", lambda value: Path(value).is_file()),
@@ -89,7 +88,7 @@ class RunConfig:
     dataset: str = "tiny-imagenet"  # or "tiny-shapes"
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
     epochs: int | None = None  # None: the recipe's; on tiny-shapes 8
-    batch_size: int | None = None  # images per step; None: 256, on tiny-shapes 64
+    batch_size: int | None = None  # images per step; None: the recipe's; on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
     precision: str = "float32"  # Keras dtype policy
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
@@ -107,7 +106,7 @@ class RunConfig:
     batch_norm_momentum: float | None = None  # of the running averages; None: the network's own
     initial_weights: str | None = None  # a .keras file to start from; classifiers may differ
 
-    # recipe; from optimizer to standardize, None is what the recipe says
+    # recipe; None is what the recipe says
     optimizer: str | None = None  # its usual learning rate and L2 come with it
     learning_rate: float | None = None  # at its peak, for a batch of 256
     warmup: float | None = None  # fraction of the steps; then a linear decay to 0; 0: constant
@@ -115,8 +114,8 @@ class RunConfig:
     l2: float | None = None  # times the kernels, added to their gradients
     augment: bool | None = None  # random crops and horizontal flips
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
-    label_smoothing: float = 0.0  # part of the target that is spread over all classes
-    ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
+    label_smoothing: float | None = None  # part of the target that is spread over all classes
+    ema: float | None = None  # momentum of an average of the weights, evaluated too; 0: none
 
     # data
     fraction: float = 1.0  # of the training images that are used
@@ -184,7 +183,7 @@ class RunConfig:
         recipe = self.full_recipe
         derived = {
             "epochs": recipe.epochs,
-            "batch_size": 256,
+            "batch_size": recipe.batch_size,
             "checkpoint_every": recipe.checkpoint_every,
             "data_dir": f"data/{self.dataset}",
             "results_dir": "report/results",
@@ -194,7 +193,7 @@ class RunConfig:
         if self.initial_weights:
             changed["initial_weights"] = Path(self.initial_weights).stem
         parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
-        parts += [self.preset, self.recipe, f"{self.epochs or derived['epochs']}ep"]
+        parts += [self.preset, name_in_runs(self.recipe), f"{self.epochs or derived['epochs']}ep"]
         parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
         derived["run_dir"] = "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
         if self.dataset == "tiny-shapes":
@@ -284,10 +283,12 @@ def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
     """An identity with its recipe as it takes effect, however it was asked for."""
     usual: dict[str, typing.Any] = {field.name: field.default for field in fields(RunConfig)}
     values = {name: usual[name] for name in usual if name not in INCIDENTAL} | identity
-    values["recipe"] = RENAMED.get(values["recipe"], values["recipe"])
+    recipe = values.pop("recipe_fields", {})
+    values["recipe"] = current_name(values["recipe"], recipe.get("version", 1))
     changes = {name: values.pop(name) for name in RECIPE_CHANGES}
-    recipe = values.pop("recipe_fields", None)
-    if recipe is None:  # of a version in which an optimizer brought nothing along
-        given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if not recipe:  # of a version in which an optimizer brought nothing along
         recipe = asdict(RECIPES[values["recipe"]]) | given
-    return values | {n: v for n, v in recipe.items() if n not in ("epochs", "checkpoint_every")}
+    elsewhere = ("epochs", "batch_size", "checkpoint_every")  # of a run, it is among its values
+    recipe = {field.name: field.default for field in fields(Recipe)} | given | recipe
+    return values | {name: value for name, value in recipe.items() if name not in elsewhere}

@@ -169,16 +169,13 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
-def make_optimizer(
-    recipe: Recipe, *, steps: int, batch_size: int, ema: float = 0.0
-) -> keras.optimizers.Optimizer:
+def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its schedule.
 
     Args:
         recipe: how it is trained.
         steps: optimizer steps of the whole run.
         batch_size: images per step.
-        ema: momentum of the exponential moving average of the weights; 0 for none.
 
     Returns:
         The optimizer, not built.
@@ -186,7 +183,7 @@ def make_optimizer(
     rate = recipe.rate(batch_size)
     if recipe.warmup:
         rate = WarmupLinearDecay(rate, steps, recipe.warmup)
-    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     settings = OPTIMIZERS[recipe.optimizer].settings
     return CLASSES[recipe.optimizer](rate, l2=recipe.l2, **settings, **average)
 
@@ -199,8 +196,6 @@ def compile_model(
     batch_size: int,
     task: str = "classification",
     num_classes: int | None = None,
-    label_smoothing: float = 0.0,
-    ema: float = 0.0,
     jit_compile: bool = False,
     run_eagerly: bool = False,
 ) -> list[keras.Metric]:
@@ -213,8 +208,6 @@ def compile_model(
         batch_size: images per step.
         task: a name in `utils.training.tasks.TASKS`.
         num_classes: of the dataset, for segmentation.
-        label_smoothing: part of the target that is spread over all classes.
-        ema: see `make_optimizer`.
         jit_compile: whether to compile with XLA.
         run_eagerly: whether to run operation by operation, without a graph.
 
@@ -223,8 +216,8 @@ def compile_model(
     """
     metrics = TASKS[task].metrics(num_classes)
     model.compile(
-        optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size, ema=ema),
-        loss=TASKS[task].loss(label_smoothing),
+        optimizer=make_optimizer(recipe, steps=steps, batch_size=batch_size),
+        loss=TASKS[task].loss(recipe.label_smoothing),
         weighted_metrics=metrics,
         jit_compile=jit_compile and not run_eagerly,
         run_eagerly=run_eagerly,

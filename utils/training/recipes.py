@@ -44,8 +44,12 @@ class Recipe:
     l2: float = 0.0  # times the kernels, added to their gradients
     augment: bool = False  # random crops and horizontal flips
     standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
+    label_smoothing: float = 0.0  # part of the target that is spread over all classes
+    ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
+    batch_size: int = 256  # where a run names none
     epochs: int = 30  # where a run names none
     checkpoint_every: int = 1  # epochs, where a run names none
+    version: int = 1  # of the recipe of this name; see `RECIPES`
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -57,6 +61,8 @@ class Recipe:
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("l2", "at least 0", 0 <= self.l2 < math.inf),
             ("plateau_patience", "at least 0", self.plateau_patience >= 0),
+            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("ema", "in [0, 1)", 0 <= self.ema < 1),
         ):
             if not valid:
                 raise ValueError(f"{name} must be {required}. Received: {getattr(self, name)!r}")
@@ -72,6 +78,8 @@ class Recipe:
         return self.learning_rate * (batch_size / 256 if self.scale_learning_rate else 1)
 
 
+# Results name the recipe and its version. To change one: keep it as "<name>-v<version>", and give
+# the new one the next version. Older results, their names and their commands then mean the former.
 RECIPES = {
     # papermill notebooks/03_train.ipynb report/executed/simple-course.ipynb -p recipe course
     # The course report's training, as far as it is described.
@@ -90,6 +98,24 @@ RECIPES = {
 }
 
 RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
+
+
+def current_name(name: str, version: int = 1) -> str:
+    """What the recipe of a result is called now.
+
+    Args:
+        name: in the result.
+        version: likewise; results without one are of the first.
+    """
+    name = RENAMED.get(name, name)
+    is_current = name not in RECIPES or RECIPES[name].version == version
+    return name if is_current else f"{name}-v{version}"
+
+
+def name_in_runs(name: str) -> str:
+    """What a run's name says of its recipe: also its version, from the second on."""
+    version = RECIPES[name].version
+    return name.split("-v")[0] + (f"-v{version}" if version > 1 else "")
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import environment
 from utils.files import replacing
-from utils.training.recipes import RENAMED
+from utils.training.recipes import current_name
 from utils.training.run_folder import TrainingError, more_epochs
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
         path: the `.json` file.
 
     Returns:
-        The result; a recipe that has been renamed has its name of today.
+        The result; a recipe that has been renamed or replaced has its name of today.
 
     Raises:
         ValueError: the file is not a result; names it.
@@ -131,10 +132,13 @@ def read_result(path: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         schema = result.get("schema") if isinstance(result, dict) else None
         raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {schema}")
-    if result.get("recipe") in RENAMED:
-        old, new = result["recipe"], RENAMED[result["recipe"]]
+    old, recipe = result.get("recipe"), result.get("config", {}).get("recipe_fields", {})
+    new = old and current_name(old, recipe.get("version", 1))
+    if new != old:
         result["recipe"] = result["config"]["recipe"] = new
-        result["command"] = result["command"].replace(f"-p recipe {old}", f"-p recipe {new}")
+        result["command"] = re.sub(
+            rf"-p recipe {old}(?= |$)", f"-p recipe {new}", result["command"]
+        )
     return result
 
 

@@ -143,7 +143,8 @@ def _fit(
             f"epochs are kept in {folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         ) from None
-    average = _evaluate_average(config, model, evaluation, result) if config.ema else None
+    ema = config.full_recipe.ema
+    average = _evaluate_average(config, model, evaluation, result) if ema else None
     return model.get_weights(), average
 
 
@@ -211,8 +212,6 @@ def build(
         batch_size=config.batch_size,
         task=config.task,
         num_classes=len(manifest["classes"]),
-        label_smoothing=config.label_smoothing,
-        ema=config.ema,
         jit_compile=xla,
         run_eagerly=config.eager,
     )
@@ -360,7 +359,7 @@ def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callb
         )
     if config.tensorboard:
         found.append(keras.callbacks.TensorBoard(Path(config.run_dir, "tensorboard")))
-    if config.ema:
+    if recipe.ema:
         found.append(RawWeights())
     return found
 
