@@ -131,6 +131,15 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             "record_order must be shuffled for any task but classification. Received: 'classes'",
         ),
         ({"preset": "unet", "width": 0.25}, "cannot be changed in unet"),
+        (
+            {"image_sizes": "32x1-48x1"},
+            "total stride, 32 with stem='imagenet': 32, 64. Received: '32x1-48x1'",
+        ),
+        ({"image_sizes": "40x1", "stem": "half"}, "16 with stem='half': 16, 32, 48, 64."),
+        (
+            {"image_sizes": "32x1", "task": "localization"},
+            'image_sizes must be "full" for any task but classification',
+        ),
         ({"preset": "resnet50", "zero_init": True}, "zero_init cannot be changed in resnet50"),
     ],
 )

@@ -1,8 +1,16 @@
 import keras
 import numpy as np
 import pytest
+import runs
 
-from utils.models.build import build_model, count_macs, count_parameters, start_from
+from utils.models.build import (
+    Resized,
+    build_model,
+    count_macs,
+    count_parameters,
+    resize,
+    start_from,
+)
 from utils.models.presets import PRESETS, BaselineConfig
 
 pytestmark = pytest.mark.tracing
@@ -123,6 +131,36 @@ def test_errors_state_the_rule():
 def small_network(width=3, classes=2, head="logits"):
     layers = [keras.Input((4,)), keras.layers.Dense(width, name="body")]
     return keras.Sequential([*layers, keras.layers.Dense(classes, name=head)])
+
+
+def test_resized_network_trains_as_one_of_that_size():
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), "uint8")
+    plain = build_model(runs.SMALL, stem="half", num_classes=5)
+    small = build_model(runs.SMALL, stem="half", num_classes=5, image_size=32)
+    small.set_weights(plain.get_weights())
+    resized = Resized(plain)
+    np.testing.assert_array_equal(resized(images), plain(images))
+    resized.train_at(32)
+    np.testing.assert_array_equal(resized(images), plain(images))
+    means = images.reshape(4, 32, 2, 32, 2, 3).mean(axis=(2, 4), dtype="float32")
+    np.testing.assert_allclose(
+        resized(images, training=True), small(means, training=True), rtol=1e-4, atol=1e-4
+    )
+    for ours, theirs in zip(resized.get_weights(), small.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="image_sizes must be at most 64, .* Received: 80"):
+        resized.train_at(80)
+
+
+def test_resize_by_area():
+    images = np.arange(4 * 4 * 3, dtype="uint8").reshape(1, 4, 4, 3)
+    np.testing.assert_array_equal(resize(images, 4), images)
+    means = images.reshape(1, 2, 2, 2, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(resize(images, 2), means)
+    # Of four pixels three: each covers one and a third.
+    weights = np.array([[3, 1, 0, 0], [0, 2, 2, 0], [0, 0, 1, 3]]) / 4
+    expected = np.einsum("ij,njkc,lk->nilc", weights, images.astype(float), weights)
+    np.testing.assert_allclose(resize(images, 3), expected, rtol=1e-6)
 
 
 def test_start_from_takes_all_that_fits(tmp_path):

@@ -148,6 +148,26 @@ def test_bad_changes(change, message):
         get_recipe("tuned", **change)
 
 
+def test_phases_of_image_sizes_fit_any_number_of_epochs():
+    recipe = get_recipe("tuned", image_sizes="32x14-48x6-64x2")
+    assert recipe.sizes == [32, 48, 64]
+    assert [recipe.phase(epoch, 22) for epoch in (0, 13, 14, 19, 20, 21)] == [
+        *[(32, 14)] * 2, *[(48, 20)] * 2, *[(64, 22)] * 2,
+    ]  # fmt: skip
+    assert [recipe.phase(epoch, 5) for epoch in range(5)] == [(32, 3)] * 3 + [(48, 4), (64, 5)]
+    assert recipe.phase(0, 1) == (64, 1)
+    thirds = get_recipe("tuned", image_sizes="32x0.7-48x0.2-64x0.1")
+    assert thirds.phase(29, 30) == (64, 30)
+    assert RECIPES["tuned"].phase(3, 8) == (None, 8)
+
+
+@pytest.mark.parametrize("sizes", ["32", "32:14 64:2", "32x0-64x1", "0x1", "32x1-", "x", "32x1x2"])
+def test_image_sizes_that_cannot_be_read(sizes):
+    message = f'in "32x14-48x6-64x2". Received: {sizes!r}'
+    with pytest.raises(ValueError, match=f"image_sizes must be .*{message}"):
+        get_recipe("tuned", image_sizes=sizes)
+
+
 def test_recipes_are_the_described_ones():
     course, tuned = RECIPES["course"], RECIPES["tuned"]
     assert (course.optimizer, course.learning_rate, course.epochs) == ("adam", 1e-3, 30)

@@ -223,6 +223,22 @@ def test_a_checkpoint_within_an_epoch_is_never_old(make_config, killed, monkeypa
     assert "Continuing cut after epoch 1 and 2 of 3 steps." in capsys.readouterr().out
 
 
+def test_progressive_resizing_goes_on_bit_equal_across_a_change_of_size(
+    make_config, killed, monkeypatch
+):
+    options = {"stem": "half", "image_sizes": "32x1-48x1", "epochs": 2}
+    whole = train(make_config("whole", **options))
+    cut = make_config("cut", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+        killed(cut, 0, step=2)
+    killed(cut, 1)  # the next process begins with the next size
+    assert runs.learned(train(cut)) == runs.learned(whole)
+    weights = (runs.weights_of(make_config(n), "model.keras") for n in ("cut", "whole"))
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_global_state_is_put_back(make_config, monkeypatch, fails):
     def fail(*arguments, **options):

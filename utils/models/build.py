@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from utils.models.baselines import build_application, build_resnext, build_unet
 from utils.models.blocks import Normalization
+from utils.models.fast_layers import replace_layers
 from utils.models.fishnet import build_fishnet
 from utils.models.heads import HEADS
 from utils.models.presets import (
@@ -72,6 +75,71 @@ def build_model(
         name=name or (preset if isinstance(preset, str) else None),
     )
     return HEADS[task](classifier, num_classes)
+
+
+class Resized(keras.Model):
+    """A network that can be trained with smaller images than it is evaluated with.
+
+    It is given images of one size always and resizes them in training, by area: the pixel of a
+    smaller image is the mean of what it covers. It shares its layers with `network`.
+
+    Args:
+        network: a functional `keras.Model` from (batch, size, size, 3); no layer but those of
+            channel reduction may depend on the size.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        network = replace_layers(
+            network, lambda x: Regroup if type(x) is layers.Reshape else type(x)
+        )
+        super().__init__(network.input, network.output, name=network.name)
+        self.training_size = self.input_shape[1]
+
+    def train_at(self, size: int) -> None:
+        """Sets the size of the images in training, in pixels.
+
+        Raises:
+            ValueError: larger than the images are.
+        """
+        most = self.input_shape[1]
+        if size > most:
+            raise ValueError(f"image_sizes must be at most {most}, as the images. Received: {size}")
+        if size != self.training_size:
+            self.training_size, self.train_function = size, None  # which is traced for a size
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """From images to logits."""
+        if training and self.training_size != self.input_shape[1]:
+            inputs = resize(inputs, self.training_size)
+        return super().call(inputs, training=training, mask=mask)
+
+
+class Regroup(layers.Reshape):
+    """Reshapes the channels of images of any size, where `Reshape` knows theirs beforehand."""
+
+    def call(self, inputs: Any) -> Any:
+        """Reshapes (batch, height, width, channels)."""
+        return ops.reshape(inputs, (-1, *inputs.shape[1:3], *self.target_shape[2:]))
+
+
+def resize(images: Any, size: int) -> Any:
+    """Resizes square images by area.
+
+    Args:
+        images: (batch, pixels, pixels, 3), any dtype.
+        size: height and width of the result, at most that of the images.
+
+    Returns:
+        float32 (batch, size, size, 3).
+    """
+    pixels = images.shape[1]
+    edges = np.arange(size + 1)[:, None] * pixels / size
+    place = np.arange(pixels)
+    covered = np.minimum(edges[1:], place + 1) - np.maximum(edges[:-1], place)
+    rows = (covered.clip(0) * size / pixels).astype("float32")  # (size, pixels)
+    columns = np.kron(rows.T, np.eye(3, dtype="float32"))  # of pixels with their three channels
+    x = ops.reshape(ops.cast(images, "float32"), (-1, pixels, pixels * 3))
+    return ops.reshape(ops.matmul(rows, ops.matmul(x, columns)), (-1, size, size, 3))
 
 
 def start_from(model: keras.Model, path: str | Path) -> list[str]:

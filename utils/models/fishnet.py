@@ -24,7 +24,7 @@ from utils.models.blocks import (
     max_pool,
     normalize,
 )
-from utils.models.presets import FishNetConfig
+from utils.models.presets import FishNetConfig, total_stride
 
 STAGES = (  # of the features f0 ... f10
     *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
@@ -74,10 +74,9 @@ def build_fishnet(
     Source: arXiv 1901.03495, section 3 and figure 2; `models/fishnet.py` of the authors' code.
     """
     stride, pool = get_stem(stem)
-    total_stride = 8 * stride * (2 if pool else 1)
-    if image_size < 1 or image_size % total_stride:
+    if image_size < 1 or image_size % total_stride(stem):
         raise ValueError(
-            f"`image_size` must be a multiple of the total stride, {total_stride} with "
+            f"`image_size` must be a multiple of the total stride, {total_stride(stem)} with "
             f"stem={stem!r}. Received: image_size={image_size}"
         )
     planes, depths = config.network_planes, config.num_res_blks

@@ -14,6 +14,12 @@ STAGE_CHOICES = ("all", "tail")
 ACTIVATIONS = ("relu", "silu", "gelu", "mish", "leaky_relu")
 
 
+def total_stride(stem: str) -> int:
+    """Of a FishNet with that stem; image sizes must be multiples of it."""
+    stride, pool = STEMS[stem]
+    return 8 * stride * (2 if pool else 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class FishNetConfig:
     """Widths, depths and kinds of blocks of one FishNet.

@@ -10,7 +10,14 @@ from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, get_preset
-from utils.training.recipes import RECIPES, Recipe, current_name, get_recipe, name_in_runs
+from utils.training.recipes import (
+    RECIPES,
+    Recipe,
+    check_image_sizes,
+    current_name,
+    get_recipe,
+    name_in_runs,
+)
 from utils.training.results import REPORTED, result_path
 
 # Fields that change the preset, where they are not None.
@@ -21,7 +28,7 @@ NETWORK_CHANGES = (
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
-    "label_smoothing", "ema",
+    "label_smoothing", "ema", "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -39,7 +46,6 @@ INCIDENTAL = (
 
 # tiny-shapes is small: smaller batches and more epochs give it as many steps as it needs.
 SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
-
 
 _COUNT = ("a whole number of at least 1", lambda value: value >= 1)
 _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
@@ -116,6 +122,7 @@ class RunConfig:
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
     label_smoothing: float | None = None  # part of the target that is spread over all classes
     ema: float | None = None  # momentum of an average of the weights, evaluated too; 0: none
+    image_sizes: str | None = None  # in training, and their shares of it, as "32x14-48x6-64x2"
 
     # data
     fraction: float = 1.0  # of the training images that are used
@@ -143,8 +150,7 @@ class RunConfig:
                 RULES.get(field.name),
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
-        get_preset(self.preset, **self._given(NETWORK_CHANGES))  # these two check their part
-        get_recipe(self.recipe, **self._given(RECIPE_CHANGES))
+        check_image_sizes(self.full_recipe, self.network, self.stem, self.task)
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "

@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
+
+from utils.models.presets import FishNetConfig, total_stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Recipe:
     standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
     label_smoothing: float = 0.0  # part of the target that is spread over all classes
     ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
+    image_sizes: str = "full"  # in training; or, with shares of the epochs, as "32x14-48x6-64x2"
     batch_size: int = 256  # where a run names none
     epochs: int = 30  # where a run names none
     checkpoint_every: int = 1  # epochs, where a run names none
@@ -73,6 +77,45 @@ class Recipe:
                 f"Received: warmup={self.warmup!r}, plateau_patience={self.plateau_patience!r}"
             )
 
+        self._phases()
+
+    def _phases(self) -> list[tuple[int, float]]:
+        """Sizes of the training images in pixels, with their share of the epochs."""
+        if self.image_sizes == "full":
+            return []
+        found = [re.fullmatch(r"(\d+)x([\d.]+)", part) for part in self.image_sizes.split("-")]
+        phases = [(int(match[1]), float(match[2])) for match in found if match]
+        if len(phases) < len(found) or not all(size and share for size, share in phases):
+            raise ValueError(
+                'image_sizes must be "full", or sizes in pixels and their shares of the epochs, as '
+                f'in "32x14-48x6-64x2". Received: {self.image_sizes!r}'
+            )
+        return phases
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the images in training, in pixels; empty where they are as they are."""
+        return [size for size, _ in self._phases()]
+
+    def phase(self, epoch: int, epochs: int) -> tuple[int | None, int]:
+        """How large the images are in an epoch.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the run.
+
+        Returns:
+            (their size in pixels, None for as they are; the epoch before which that ends).
+        """
+        phases = self._phases()
+        total, done = sum(share for _, share in phases), 0.0
+        for size, share in phases:
+            done += share
+            end = math.floor(epochs * done / total)
+            if epoch < end:
+                return size, end
+        return None, epochs
+
     def rate(self, batch_size: int) -> float:
         """Peak learning rate at a batch size, in images per step."""
         return self.learning_rate * (batch_size / 256 if self.scale_learning_rate else 1)
@@ -98,6 +141,32 @@ RECIPES = {
 }
 
 RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
+
+
+def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str) -> None:
+    """Refuses sizes of the training images that a network or a task cannot take.
+
+    Args:
+        recipe: with the sizes.
+        network: a config of `utils.models.presets`.
+        stem: of the network.
+        task: what it is trained for.
+
+    Raises:
+        ValueError: says which sizes are valid.
+    """
+    if recipe.sizes and task != "classification":
+        raise ValueError(
+            'image_sizes must be "full" for any task but classification: boxes and masks are not '
+            f"resized. Received: {recipe.image_sizes!r}"
+        )
+    stride = total_stride(stem) if isinstance(network, FishNetConfig) else 1
+    if any(size % stride for size in recipe.sizes):
+        valid = ", ".join(str(size) for size in range(stride, 64 + 1, stride))
+        raise ValueError(
+            f"image_sizes must be multiples of the network's total stride, {stride} with "
+            f"stem={stem!r}: {valid}. Received: {recipe.image_sizes!r}"
+        )
 
 
 def current_name(name: str, version: int = 1) -> str:

@@ -16,7 +16,7 @@ from utils.data import pipeline
 from utils.data.manifest import Manifest, load_manifest, manifest_sha256, steps_per_epoch
 from utils.devices import Devices, find_devices
 from utils.files import DISK_FULL, save_model
-from utils.models.build import build_model, count_macs, count_parameters, start_from
+from utils.models.build import Resized, build_model, count_macs, count_parameters, start_from
 from utils.models.fast_layers import accelerate
 from utils.training import results, run_folder
 from utils.training.callbacks import (
@@ -113,7 +113,7 @@ def _fit(
     try:
         with held_back_signals(devices.processes) as signals:
             while state.epoch < config.epochs:
-                last = state.epoch + 1 if state.step else config.epochs  # first what was cut off
+                last = _next_stop(config, model, state)
                 with pipeline.reading_records(config.data_dir):
                     model.fit(
                         _training_batches(config, manifest, state, last),
@@ -146,6 +146,14 @@ def _fit(
     ema = config.full_recipe.ema
     average = _evaluate_average(config, model, evaluation, result) if ema else None
     return model.get_weights(), average
+
+
+def _next_stop(config: ResolvedConfig, model: keras.Model, state: TrainState) -> int:
+    """The epoch before which `fit` is to stop; the images have one size until then."""
+    size, end = config.full_recipe.phase(state.epoch, config.epochs)
+    if size:
+        model.train_at(size)
+    return state.epoch + 1 if state.step else end  # first what was cut off
 
 
 def new_model(
@@ -202,6 +210,8 @@ def build(
     if config.fast_layers and on_cpu and not config.eager:
         with environment.dtype_policy(config.precision):
             model = accelerate(model)
+    if config.full_recipe.sizes:
+        model = Resized(model)
     devices.synchronize_batch_norm(model)
     # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
     xla = not (devices.mirrored or environment.on_tensorflow_cpu())
