@@ -72,7 +72,7 @@ def test_numbers_as_yaml_reads_them():
         ("recipe", "report", "one of course, tuned. report is called course now."),
         ("task", "detection", "task must be one of classification, localization, segmentation"),
         ("stem", "quarter", "stem must be one of imagenet, half, full"),
-        ("precision", "mixed_float16", "precision must be one of float32, mixed_bfloat16"),
+        ("precision", "mixed_float16", "one of float32, mixed_bfloat16, auto"),
         ("split", "test", "split must be one of val, holdout"),
         ("record_order", "shufled", "record_order must be one of shuffled, classes"),
         ("kind", "benchmark", "kind must be one of train, ablation"),
@@ -220,6 +220,16 @@ def test_differences_of_two_runs():
     ) == ["l2: 0.0005 there, 0.0 now"]
     spelled_out = RunConfig(optimizer="sgd", learning_rate=0.5)
     assert spelled_out.differences(RunConfig().identity() | {"manifest_sha256": "a"}, "a") == []
+
+
+def test_with_precision_auto_a_run_is_the_one_of_any_precision():
+    for precision in ("float32", "mixed_bfloat16"):
+        identity = RunConfig(precision=precision).identity() | {"manifest_sha256": "a"}
+        assert RunConfig(precision="auto").differences(identity, "a") == []
+        other = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}[precision]
+        assert RunConfig(precision=other).differences(identity, "a") == [
+            f"precision: {precision!r} there, {other!r} now"
+        ]
 
 
 def test_identities_of_older_versions():

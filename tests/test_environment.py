@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -55,6 +56,59 @@ def test_in_colab_what_was_loaded_before_asks_for_a_restart(monkeypatch, capsys)
     environment.prepare()
     said = capsys.readouterr().out
     assert "Runtime → Restart session, then start again: loaded before is pytest>=99." in said
+
+
+CPU = """processor\t: 0
+model name\t: Some CPU
+flags\t\t: fpu avx2 avx512f {} sse2
+
+processor\t: 1
+model name\t: Another
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "on_tensorflow", "fast_layers", "precision"),
+    [
+        ("avx512_bf16", True, True, "mixed_bfloat16"),
+        ("amx_bf16", True, True, "mixed_bfloat16"),
+        ("avx512_bf16", True, False, "float32"),  # Keras' layers go to float32 and back
+        ("avx512_bf16", False, True, "float32"),  # XLA has no bfloat16 products there
+        ("avx512_vnni", True, True, "float32"),
+    ],
+)
+def test_best_precision_of_a_cpu(monkeypatch, flag, on_tensorflow, fast_layers, precision):
+    monkeypatch.setattr(environment.Path, "read_text", lambda _: CPU.format(flag))
+    monkeypatch.setattr(environment.Path, "exists", lambda _: True)
+    monkeypatch.setattr(environment, "has_gpu", lambda: False)
+    monkeypatch.setattr(environment, "on_tensorflow_cpu", lambda: on_tensorflow)
+    assert environment.instructions() == ["avx2", "avx512f", flag]
+    assert environment._cpu_name() == "Some CPU"
+    assert environment.best_precision(fast_layers) == precision
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 5), "float32"), ((8, 0), "mixed_bfloat16"), ((10, 0), "mixed_bfloat16")],
+)
+def test_best_precision_of_a_gpu(monkeypatch, backend, capability, precision):
+    jax = pytest.importorskip("jax") if backend == "jax" else None
+    import keras
+    import tensorflow as tf
+
+    gpu = types.SimpleNamespace(compute_capability="{}.{}".format(*capability))
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    if jax:
+        monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda device: {"compute_capability": capability} if device == "GPU" else {},
+    )
+    monkeypatch.setattr(environment, "has_gpu", lambda: True)
+    assert environment.best_precision(fast_layers=False) == precision
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "report/executed"])

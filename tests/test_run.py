@@ -253,13 +253,28 @@ def test_global_state_is_put_back(make_config, monkeypatch, fails):
     assert not is_op_determinism_enabled()
 
 
-def test_what_is_kept_of_a_run_is_as_precise_as_it_was_trained(make_config):
-    config = make_config(precision="mixed_bfloat16", epochs=2, batch_size=24)
+def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(make_config, monkeypatch, capsys):
+    best = ["mixed_bfloat16"]
+    monkeypatch.setattr("utils.environment.best_precision", lambda fast_layers: best[0])
+    config = make_config(precision="auto", epochs=2, batch_size=24)
     result = train(config)
-    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    assert "precision auto: mixed_bfloat16, the fastest here" in capsys.readouterr().out
+    assert result["config"]["precision"] == result["env"]["precision"] == "mixed_bfloat16"
+    assert "-p precision mixed_bfloat16" in result["command"]
+
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")  # in float32
     assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
     assert model.get_layer("stem_conv1").compute_dtype == "float32"
-    kept = load_predictions(f"{config.run_dir}/run.npz")
+    kept = load_predictions(f"{config.run_dir}/run.npz")  # as precise as it was trained
     assert (kept["classes"][:, 0] == kept["labels"]).mean() == pytest.approx(
         result["metrics"]["top1"], abs=1 / 96
     )
+
+    best[0] = "float32"  # on another machine
+    assert train(config) == result
+    with pytest.raises(TrainingError, match="precision: 'mixed_bfloat16' there, 'float32' now"):
+        train(dataclasses.replace(config, precision="float32"))
+    Path(config.run_dir, "run.json").unlink()
+    again = train(config)
+    assert "precision auto: mixed_bfloat16, as it was begun" in capsys.readouterr().out
+    assert runs.learned(again) == runs.learned(result)

@@ -96,6 +96,31 @@ def on_tensorflow_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and not has_gpu()
 
 
+def instructions() -> list[str]:
+    """Which of the CPU's instruction sets for neural networks there are, as Linux names them."""
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+    flags = _cpu_info("flags").split()
+    return [name for name in known if name in flags]
+
+
+def best_precision(fast_layers: bool = True) -> str:
+    """The Keras dtype policy that trains fastest on this machine without losing accuracy.
+
+    Args:
+        fast_layers: whether a CPU is to use `utils.models.fast_layers`.
+
+    Returns:
+        "mixed_bfloat16" on a GPU that has it (compute capability 8, Ampere, or later), and with the
+        fast layers on TensorFlow on a CPU that has it (AMX or AVX-512); otherwise "float32".
+    """
+    if has_gpu():
+        bfloat16 = _gpu_capability() >= 8
+    else:
+        on_cpu = {"avx512_bf16", "amx_bf16"}.intersection(instructions())
+        bfloat16 = bool(on_cpu) and on_tensorflow_cpu() and fast_layers
+    return "mixed_bfloat16" if bfloat16 else "float32"
+
+
 @contextlib.contextmanager
 def deterministic_ops() -> Iterator[None]:
     """On a CPU, makes TensorFlow add up in the same order each time; JAX does so anyway."""
@@ -200,17 +225,37 @@ def _gpu_name() -> str:
         import jax
 
         return jax.devices()[0].device_kind
+    return _gpu_details().get("device_name", "GPU")
+
+
+def _gpu_capability() -> float:
+    """CUDA's compute capability of the first GPU; 0 if it has none."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return float(getattr(jax.devices()[0], "compute_capability", 0))
+    major, minor = _gpu_details().get("compute_capability", (0, 0))
+    return major + minor / 10
+
+
+def _gpu_details() -> dict[str, Any]:
     import tensorflow as tf
 
-    gpu = tf.config.list_physical_devices("GPU")[0]
-    return tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+    return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
 
 
 def _cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(field: str) -> str:
+    """A field of the first processor in Linux's list; "" where it has none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+    return found[0] if found else ""
 
 
 def _git_commit() -> str | None:

@@ -1,5 +1,6 @@
 """Tables of what `utils.experiments.benchmark` measures."""
 
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,15 +16,12 @@ def speed_table(rows: Iterable[dict[str, Any]], peak_gflops: float) -> pd.DataFr
         peak_gflops: of a large float32 matrix product on the same machine.
 
     Returns:
-        `pandas.DataFrame`, the rows and: network, its name, or "widths from 20" for a list of
-        widths and blocks; setting; ratio of images_per_second to the network's first row;
-        share_of_peak, the fraction of peak_gflops that is reached; error, None where none occurred.
+        `pandas.DataFrame`, the rows and: network, see `network_name`; setting; ratio of
+        images_per_second to the network's first row; share_of_peak, the fraction of peak_gflops
+        that is reached; error, None where none occurred.
     """
     table = pd.DataFrame(rows)
-    table["network"] = [
-        preset if isinstance(preset, str) else f"widths from {preset[0][0]}"
-        for preset in table["preset"]
-    ]
+    table["network"] = [network_name(preset) for preset in table["preset"]]
     layers = table["fast_layers"].map({True: "fast layers", False: "Keras' layers"})
     xla = table["xla"].map({True: ", XLA", False: ""})
     table["setting"] = table["backend"] + ", " + table["precision"] + xla + ", " + layers
@@ -33,6 +31,43 @@ def speed_table(rows: Iterable[dict[str, Any]], peak_gflops: float) -> pd.DataFr
     if "error" not in table:
         table["error"] = None
     return table
+
+
+def side_by_side_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Training speed beside the authors' code.
+
+    Args:
+        rows: as `utils.experiments.side_by_side.compare` returns them.
+
+    Returns:
+        `pandas.DataFrame`: network; setting; images_per_cpu_second, of the fastest window, as other
+        processes can only slow one down; ratio, lowest and highest: median and range over windows
+        of the ratio to ours in float32 beside it; of_their_best: the median ratio divided by the
+        largest of theirs for that network; error, why a row has no numbers.
+    """
+    shown = []
+    for row in rows:
+        ratios = sorted(row.get("ratios", [])) or [float("nan")]
+        shown.append(
+            {
+                "network": network_name(row["network"]),
+                "setting": row["setting"],
+                "images_per_cpu_second": max(row.get("images_per_cpu_second", [float("nan")])),
+                "ratio": statistics.median(ratios),
+                "lowest": ratios[0],
+                "highest": ratios[-1],
+                "error": row["error"],
+            }
+        )
+    table = pd.DataFrame(shown)
+    theirs = table[table["setting"].str.startswith("theirs")].groupby("network")["ratio"].max()
+    table.insert(6, "of_their_best", table["ratio"] / table["network"].map(theirs))
+    return table
+
+
+def network_name(preset: str | list) -> str:
+    """A preset's own name, or "widths from 20" for a list of widths and blocks."""
+    return preset if isinstance(preset, str) else f"widths from {preset[0][0]}"
 
 
 def profile_table(profiles: Mapping[str, dict[str, Any]]) -> pd.DataFrame:

@@ -12,25 +12,33 @@ from importlib.util import find_spec
 from typing import Any
 
 
-def measure(task: str, *, backend: str = "tensorflow", **options: Any) -> dict[str, Any]:
-    """Runs a task in a new process.
+def measure(
+    task: str, *, backend: str = "tensorflow", own_process: bool = True, **options: Any
+) -> dict[str, Any]:
+    """Runs a task.
 
     Args:
         task: a name in `utils.experiments.benchmark_tasks.TASKS`.
         backend: Keras backend.
+        own_process: whether in a new process, where nothing that ran before is in the way; without,
+            `backend` must be that of this process.
         **options: arguments of the task.
 
     Returns:
         Dict of the task, backend and options with what was measured, or with `error`, the last line
         that the process wrote.
     """
+    row = {"task": task, "backend": backend, **options}
+    if not own_process:
+        from utils.experiments import benchmark_tasks  # loads Keras
+
+        return {**row, **benchmark_tasks.TASKS[task](**options)}
     child = subprocess.run(
         [sys.executable, "-m", "utils.experiments.benchmark_tasks", task, json.dumps(options)],
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
-    row = {"task": task, "backend": backend, **options}
     if child.returncode:
         return {**row, "error": (child.stderr.strip() or "killed").splitlines()[-1]}
     return {**row, **json.loads(child.stdout.splitlines()[-1])}

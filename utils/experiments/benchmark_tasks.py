@@ -56,8 +56,8 @@ def speed(
         peak_rss_mb.
     """
     size: dict[str, Any] = {"image_size": image_size, "num_classes": num_classes}
-    model = _compiled(preset, precision, xla, fast_layers, batch_size, **size)
-    batches = _same_batch(batch_size, **size)
+    model = compiled(preset, precision, xla, fast_layers, batch_size, **size)
+    batches = same_batch(batch_size, **size)
     start = time.perf_counter()
     model.fit(batches, steps_per_epoch=1, verbose=0)
     compile_seconds = time.perf_counter() - start
@@ -94,8 +94,8 @@ def operations(
     """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    model = _compiled(preset, "float32", False, fast_layers, batch_size)
-    batches = _same_batch(batch_size)
+    model = compiled(preset, "float32", False, fast_layers, batch_size)
+    batches = same_batch(batch_size)
     model.fit(batches, steps_per_epoch=3, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
@@ -131,7 +131,7 @@ def epochs(
     """
     x = np.random.default_rng(0).integers(0, 256, (images, 64, 64, 3), np.uint8)
     y = np.arange(images, dtype=np.int32) % 200
-    model = _compiled(preset, "float32", False, way == "ours", batch_size)
+    model = compiled(preset, "float32", False, way == "ours", batch_size)
     if way != "ours":
         x = x.astype(np.float32)
     model.run_eagerly = way == "course"
@@ -187,7 +187,7 @@ def waiting(
         next(batches)
     alone = 5 * steps * batch_size / (time.perf_counter() - start)
 
-    model = _compiled(preset, "float32", False, True, batch_size)
+    model = compiled(preset, "float32", False, True, batch_size)
     waited, worked = 0.0, 0.0
     for step in range(2 * steps):
         start = time.perf_counter()
@@ -218,14 +218,24 @@ TASKS: dict[str, Callable] = {
 }
 
 
-def _compiled(
+def compiled(
     preset: str | list,
     precision: str,
     xla: bool,
     fast_layers: bool,
     batch_size: int,
     **size: Any,
-) -> Any:
+) -> keras.Model:
+    """A network, compiled with the recipe `tuned`.
+
+    Args:
+        preset: name of the network, or the fields of a `FishNetConfig`, in order.
+        precision: Keras dtype policy.
+        xla: whether to compile with XLA; JAX always does.
+        fast_layers: whether to use `utils.models.fast_layers`; never on a GPU.
+        batch_size: images per step.
+        **size: image_size and num_classes.
+    """
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)
     with environment.dtype_policy(precision):
         model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
@@ -237,7 +247,8 @@ def _compiled(
     return model
 
 
-def _same_batch(size: int, image_size: int = 64, num_classes: int = 200) -> Any:
+def same_batch(size: int, image_size: int = 64, num_classes: int = 200) -> Any:
+    """A `tf.data.Dataset` of one batch of random uint8 images and labels, again and again."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (size, image_size, image_size, 3), np.uint8)
     labels = random.integers(0, num_classes, size, np.int32)

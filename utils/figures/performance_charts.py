@@ -31,6 +31,34 @@ def plot_speed(table: pd.DataFrame, network: str) -> Any:
     return figure
 
 
+def plot_side_by_side(table: pd.DataFrame) -> Any:
+    """Training speed beside the authors' code, a panel for each network.
+
+    Args:
+        table: as `utils.analysis.performance.side_by_side_table` returns it.
+
+    Returns:
+        The matplotlib `Figure`. Points are medians, lines ranges; the dashed line is ours in
+        float32, which each setting took turns with.
+    """
+    networks = list(dict.fromkeys(table["network"]))
+    height = 0.28 * table["setting"].nunique() + 0.8
+    figure, panels = plt.subplots(
+        1, len(networks), figsize=(WIDTH, height), sharey=True, squeeze=False
+    )
+    for axes, network in zip(panels[0], networks, strict=True):
+        rows = table[(table["network"] == network) & table["ratio"].notna()]
+        ours = rows["setting"].str.startswith("ours")
+        for color, part in (("C1", rows[~ours]), ("C0", rows[ours])):
+            spread = [part["ratio"] - part["lowest"], part["highest"] - part["ratio"]]
+            axes.errorbar(part["ratio"], part["setting"], xerr=spread, fmt="o", ms=4, color=color)
+        axes.axvline(1, color="0.4", linestyle="--")
+        axes.set(title=network, xlim=0)
+    panels[0][0].invert_yaxis()
+    figure.supxlabel("images per CPU second, as a multiple of ours in float32")
+    return figure
+
+
 def plot_profile(table: pd.DataFrame, count: int = 12) -> Any:
     """Where the time of a training step goes.
 

@@ -43,10 +43,10 @@ class BatchNormalization(layers.BatchNormalization):
 
     TensorFlow differentiates Keras' ops one by one, each a pass over memory. Where the channels are
     a multiple of 16, oneDNN has a kernel for all of it (`FusedBatchNormV3`), which takes bfloat16
-    as it is. Elsewhere the images of a batch are rows (height * width * channels); the sums over
-    images are products with a row of ones, which oneDNN computes at memory bandwidth, and positions
-    are summed last. In this order the rounding error is also smaller than when all three axes are
-    summed at once.
+    as it is; for 8 channels it has one that takes float32. Elsewhere the images of a batch are rows
+    (height * width * channels); the sums over images are products with a row of ones, which oneDNN
+    computes at memory bandwidth, and positions are summed last. In this order the rounding error is
+    also smaller than when all three axes are summed at once.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -54,10 +54,10 @@ class BatchNormalization(layers.BatchNormalization):
         fast = training and self.trainable and self.compute_dtype in ("float32", "bfloat16")
         if not fast:
             return super().call(inputs, training=training, mask=mask)
-        if inputs.shape[-1] % 16 == 0:
-            outputs, mean, variance = self._fused(inputs)
-        else:
-            outputs, mean, variance = self._normalized(ops.cast(inputs, "float32"))
+        channels = inputs.shape[-1]
+        x = inputs if channels % 16 == 0 else ops.cast(inputs, "float32")
+        kernel = self._fused if channels % 16 == 0 or channels == 8 else self._normalized
+        outputs, mean, variance = kernel(x)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)

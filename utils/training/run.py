@@ -5,6 +5,7 @@ All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at th
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def train(config: RunConfig) -> dict[str, Any]:
     ends it at once loses what came after the last checkpoint, which is at most five minutes of
     training and an evaluation old.
 
+    With precision "auto" it prints which one that is: what the run was begun with, for a new one
+    `utils.environment.best_precision`. The result names it as if it had been asked for.
+
     Args:
         config: of the run. The records must exist in `config.data_dir`.
 
@@ -65,6 +69,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     if complete := results.complete_result(config, sha256):
         _print_log(config, complete)
         return complete
+    config = _with_precision(config)
     lock = run_folder.lock(folder) if devices.is_main else contextlib.nullcontext()
     with _full_disk_named(), lock:
         if devices.is_main:
@@ -77,6 +82,17 @@ def train(config: RunConfig) -> dict[str, Any]:
             _finish(config, manifest, weights, average, evaluation, result)
         devices.broadcast(0)  # the others wait until all is written
     return results.read_result(config.result_file)
+
+
+def _with_precision(config: ResolvedConfig) -> ResolvedConfig:
+    """The run with the precision that "auto" means."""
+    if config.precision != "auto":
+        return config
+    begun = run_folder.begun_precision(config.run_dir)
+    fast_layers = config.fast_layers and not config.eager
+    precision = begun or environment.best_precision(fast_layers)
+    print(f"precision auto: {precision}, " + ("as it was begun" if begun else "the fastest here"))
+    return dataclasses.replace(config, precision=precision)
 
 
 def _fit(

@@ -119,6 +119,12 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     )
 
 
+def begun_precision(folder: str | Path) -> str | None:
+    """The precision of the run that is in a folder; None if there is none yet."""
+    path = Path(folder, "config.json")
+    return json.loads(path.read_text())["precision"] if path.exists() else None
+
+
 def more_epochs(folder: str | Path, differences: list[str]) -> str:
     """How to train on from a finished run, if its number of epochs is all that differs; or ""."""
     weights = Path(folder, "model.keras")

@@ -1,0 +1,114 @@
+import pytest
+
+from utils.experiments import side_by_side
+from utils.models.presets import get_preset
+
+# Stands for a checkout of the authors' code: a network that notes what it is given.
+FISHNET = """
+import torch
+from .blocks import seen
+
+class Fish(torch.nn.Module):
+    def __init__(self, **sizes):
+        super().__init__()
+        seen["sizes"] = sizes
+        self.conv = torch.nn.Conv2d(3, sizes["num_cls"], 3, stride=32)
+
+    def forward(self, x):
+        y = self.conv(x)
+        seen["precision"] = y.dtype
+        seen["channels_last"] = x.is_contiguous(memory_format=torch.channels_last)
+        return y.mean((2, 3))
+
+fish = Fish
+"""
+
+
+@pytest.fixture
+def authors_code(tmp_path):
+    pytest.importorskip("torch")
+    models = tmp_path / "FishNet/models"
+    models.mkdir(parents=True)
+    (models / "__init__.py").write_text("import something_that_is_not_installed")
+    (models / "blocks.py").write_text("seen = {}")
+    (models / "fishnet.py").write_text(FISHNET)
+    return models.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "channels_last", "compiled"),
+    [
+        ("theirs as published: float32, channels first", "float32", False, False),
+        ("theirs, float32", "float32", True, False),
+        ("theirs, bfloat16", "bfloat16", True, False),
+        ("theirs, float32, compiled", "float32", True, True),
+        ("theirs, bfloat16, compiled", "bfloat16", True, True),
+    ],
+)
+def test_a_step_of_theirs_is_as_its_name_says(
+    authors_code, monkeypatch, name, precision, channels_last, compiled
+):
+    import torch
+
+    done = []
+    monkeypatch.setattr(torch, "compile", lambda model: done.append("compiled") or model)
+    config = get_preset("simple")
+    code, dtype, options = side_by_side.SETTINGS[name]
+    step = side_by_side.their_step(config, dtype, authors_code, 8, 1, **options)
+    losses = [step() for _ in range(3)]
+    assert losses[2] < losses[1] < losses[0] < 7
+    from models.blocks import seen  # of the stand-in
+
+    assert code == "theirs"
+    assert seen["precision"] == getattr(torch, precision)
+    assert seen["channels_last"] == channels_last
+    assert done == ["compiled"] * compiled
+    assert seen["sizes"]["network_planes"] == config.network_planes
+    assert seen["sizes"]["num_cls"] == 200
+
+
+def test_settings_take_turns_with_the_reference(authors_code, monkeypatch):
+    reference = "theirs, float32"  # no TensorFlow, for speed
+    monkeypatch.setattr(side_by_side, "REFERENCE", reference)
+    options = {"windows": 2, "steps": 1, "batch_size": 2, "cores": 1}
+    published = "theirs as published: float32, channels first"
+    monkeypatch.setitem(side_by_side.SETTINGS, "not there", ("theirs", "", {}))  # in the process
+    row, failed = side_by_side.compare(
+        "simple", [published, "not there"], authors_code=authors_code, **options
+    )
+    assert {name: row[name] for name in ("setting", "error", *options)} == {
+        "setting": published, "error": "", **options,
+    }  # fmt: skip
+    for name in ("images_per_second", "images_per_cpu_second", "ratios"):
+        assert len(row[name]) == 2
+        assert min(row[name]) > 0
+    assert failed["error"] == "KeyError: 'not there'"
+    assert "ratios" not in failed
+
+
+def test_ratios_are_of_images_per_cpu_second_window_by_window():
+    pairs = [
+        (
+            {"images_per_second": 9.0, "images_per_cpu_second": mine},
+            {"images_per_second": 1.0, "images_per_cpu_second": other},
+        )
+        for mine, other in ((30.0, 20.0), (10.0, 40.0))
+    ]
+    assert side_by_side._by_window(pairs) == {
+        "images_per_second": [9.0, 9.0],
+        "images_per_cpu_second": [30.0, 10.0],
+        "ratios": [1.5, 0.25],
+    }
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_is_missing_is_said(tmp_path, monkeypatch, installed):
+    monkeypatch.setattr(side_by_side, "find_spec", lambda name: "a spec" if installed else None)
+    assert side_by_side.missing(None) == "no checkout of the authors' code is given"
+    assert side_by_side.missing(tmp_path).endswith(
+        "has no models/fishnet.py: not a checkout of the authors' code"
+    )
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/fishnet.py").touch()
+    found = side_by_side.missing(tmp_path)
+    assert found == ("" if installed else "PyTorch is not installed")
