@@ -5,18 +5,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.experiments.layers_in_call.symptoms import LIMITS, shown
+from utils.experiments.layers_in_call.symptoms import verdicts
 from utils.figures.style import SMALL, WIDTH
 
 COLUMNS = {
-    "graph_error": "graph\nstops",
-    "memory": "memory\nMiB / 100 calls",
-    "seconds": "CPU time\nlast / 2nd epoch",
-    "train": "train top-1\n(of no fault's)",
+    "graph_error": "graph stops\nwith the error",
+    "memory": "memory grows:\nMiB a call",
+    "seconds": "slower: last /\nsecond epoch",
+    "train": "train top-1\n(of sound's)",
     "val": "val top-1\n(of its train)",
 }
 LAYERS = {
-    "none": "nothing",
+    "none": "nothing: the sound network",
     "batch_norm": "BatchNorm",
     "shortcut": "shortcuts",
     "squeeze": "squeeze block",
@@ -25,7 +25,15 @@ LAYERS = {
     "convolution": "convolutions",
     "everything": "everything",
 }
-YES, NO, UNKNOWN = "#f4b183", "#e3e9ee", "white"
+MANNERS = {
+    "": "",
+    "once": "",
+    "local": ", local variable",
+    "attribute": ", new attribute",
+    "list": ", kept in a list",
+}
+COLORS = {"shown": "#f4b183", "chance": "#fbe3d1", "not shown": "#e3e9ee", None: "white"}
+LEGEND = {"shown": "as in the course report", "chance": "worse: at chance", "not shown": "not so"}
 
 
 def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
@@ -41,56 +49,57 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 0.75))
     labels = ["course report, simple"]
     train, val = course["train_top1"], course["val_top1"]
-    _draw_row(
-        axes,
-        0,
-        ["yes", "grows", "grows", f"{train:.1%}", f"{val:.1%} ({val / train:.0%})"],
-        [True] * len(COLUMNS),
-    )
+    texts = ["yes", "yes", "yes", f"{train:.1%}", f"{val:.1%} ({val / train:.0%})", "30"]
+    _draw_row(axes, 0, texts, ["shown"] * len(COLUMNS))
     for y, (_, row) in enumerate(table.iterrows(), 1):
         labels.append(_label(row))
-        found = shown(row)
-        _draw_row(axes, y, [_text(row, name) for name in COLUMNS], [found[n] for n in COLUMNS])
+        found = verdicts(row)
+        texts = [*(_text(row, name) for name in COLUMNS), _trained(row)]
+        _draw_row(axes, y, texts, [found[name] for name in COLUMNS])
     axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
-    axes.set_xticks(range(len(COLUMNS)), COLUMNS.values(), fontsize=SMALL)
+    headings = [*COLUMNS.values(), "epochs\n× seeds"]
+    axes.set_xticks(range(len(headings)), headings, fontsize=SMALL)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.set(xlim=(-0.5, len(COLUMNS) - 0.5), ylim=(len(labels) - 0.5, -0.5))
+    axes.set(xlim=(-0.5, len(COLUMNS) + 0.3), ylim=(len(labels) - 0.5, -0.5))
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.axhline(0.5, color="0.3", lw=0.8)
-    handles = [Rectangle((0, 0), 1, 1, color=color) for color in (YES, NO)]
-    legend = f"shown (memory > {LIMITS['memory']:g}, CPU > {LIMITS['seconds']:g}, "
-    legend += f"train < {LIMITS['train']:.0%}, val < {LIMITS['val']:.0%})"
     figure.legend(
-        handles, [legend, "not shown"], loc="outside lower center", ncols=2, fontsize=SMALL
+        [Rectangle((0, 0), 1, 1, color=COLORS[verdict]) for verdict in LEGEND],
+        LEGEND.values(),
+        loc="outside lower center",
+        ncols=len(LEGEND),
+        fontsize=SMALL,
     )
     return figure
 
 
-def _draw_row(axes: plt.Axes, y: int, texts: list[str], found: list[bool | None]) -> None:
-    for x, (text, yes) in enumerate(zip(texts, found, strict=True)):
-        color = UNKNOWN if yes is None else YES if yes else NO
-        axes.add_patch(Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, color=color))
+def _draw_row(axes: plt.Axes, y: int, texts: list[str], found: list[str | None]) -> None:
+    for x, (text, verdict) in enumerate(zip(texts, [*found, None], strict=True)):
+        axes.add_patch(Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, color=COLORS[verdict]))
         axes.text(x, y, text, ha="center", va="center", fontsize=SMALL)
 
 
 def _label(row: pd.Series) -> str:
     if row["network"] != "simple":
         return "ResNet of keras.applications"
-    manner = row["manner"]
-    return LAYERS[row["which"]] + (f", {manner}" if manner not in ("", "once") else "")
+    return LAYERS[row["which"]] + MANNERS[row["manner"]]
+
+
+def _trained(row: pd.Series) -> str:
+    return "–" if pd.isna(row["epochs"]) else f"{row['epochs']:.0f} × {row['seeds']:.0f}"
 
 
 def _text(row: pd.Series, name: str) -> str:
+    if name in ("train", "val"):
+        value = row[f"{name}_top1"]
+        share = row["times_train" if name == "train" else "val_to_train"]
+        return "–" if pd.isna(value) else f"{value:.1%} ({share:.0%})"
     value = row[name]
     if pd.isna(value):
         return "–"
     if name == "graph_error":
         return "yes" if value else "no"
-    if name == "memory":
-        return f"{value:.1f}"
-    if name == "seconds":
-        return f"{value:.2f}"
-    return f"{row[f'{name}_top1']:.1%} ({value:.0%})"
+    return f"{value:.1f}" if name == "memory" else f"{value:.2f}"

@@ -16,12 +16,18 @@ from utils.training.results import read_result, result_path
 
 SINGLETON = "tf.function only supports singleton tf.Variables created on the first call"
 
-# When a symptom counts as shown, in the units of `symptoms`.
+CHANCE = 1 / 200  # top-1 of a guess among the classes
+
+# When a symptom counts as shown: each is beside the network without the fault, as both are on the
+# same machine and after as many epochs. Without it, memory creeps as well while allocators warm up;
+# CPU seconds differ by a tenth from epoch to epoch; and after few epochs on few images val is below
+# train. The course report's train accuracy is below 0.6 of what its recipe gives here, its ratio of
+# val to train below 0.4 of it: two thirds are on the near side of both.
 LIMITS = {
-    "memory": 5.0,  # MiB for 100 calls of the network, above it
-    "seconds": 1.1,  # CPU time of the last epoch over that of the second, above it
-    "train": 2 / 3,  # train top-1 over that without the fault, below it
-    "val": 1 / 2,  # val top-1 over the run's own train top-1, below it
+    "memory": 10.0,  # growth for each call of the network, above it
+    "seconds": 1.2,  # CPU time of the last epoch over that of the second, above it
+    "train": 2 / 3,  # train top-1, below it
+    "val": 2 / 3,  # val top-1 over train top-1, below it
 }
 
 
@@ -36,22 +42,27 @@ def symptoms(results_dir: str | Path = "report/results") -> pd.DataFrame:
 
     Returns:
         Table with a row for each variant that has a result, and the columns network, which, manner,
-        graph_error (whether the graph stops with the course report's error), memory (MiB for 100
-        calls of the network, from the second epoch on), variables (that optimizer and model
+        graph_error (whether the graph stops with the course report's error), memory (MiB for each
+        call of the network, from the second epoch on), variables (that optimizer and model
         have more, for each call), seconds (CPU time of the last epoch over that of the second),
-        epochs, seeds, train_top1 (of the last epoch), train (that over the run without the fault
-        after as many epochs), val_top1 (of the hold-out), val (that over train_top1) and
-        evaluated_train_top1 (of training images, evaluated as the hold-out is).
+        epochs, seeds, train_top1 (of the last epoch), sound_top1 (that of the network without the
+        fault after as many epochs), val_top1 (of the hold-out), val_to_train (that over train_top1)
+        and evaluated_train_top1 (of training images, evaluated as the hold-out is); and for each
+        key of `LIMITS` a column times_memory, times_seconds, ...: how many times what the network
+        without the fault has.
 
     Raises:
         FileNotFoundError: If there is no result of the network without the fault.
     """
     once = accuracies(results_dir, "none")
-    if not once:
-        raise FileNotFoundError(
-            f"{results_dir} has no {run_id('simple', 'none', 'twin', 0)}.json; run "
-            "python -m utils.experiments.layers_in_call.train --manner twin first."
-        )
+    eager = result_path(results_dir, run_id("simple", "none", "once", 0))
+    for manner, exists in (("twin", bool(once)), ("once", eager.exists())):
+        if not exists:
+            raise FileNotFoundError(
+                f"{results_dir} has no {run_id('simple', 'none', manner, 0)}.json; run "
+                f"python -m utils.experiments.layers_in_call.train --manner {manner} first."
+            )
+    sound = growth(read_result(eager))
     rows = []
     for network in ("simple", "resnet_report"):
         for which in LAYERS:
@@ -65,8 +76,13 @@ def symptoms(results_dir: str | Path = "report/results") -> pd.DataFrame:
             if learned and not grown:
                 grown = {"": {}}
             for manner, measured in grown.items():
+                times = {
+                    f"times_{name}": measured[name] / sound[name]
+                    for name in ("memory", "seconds")
+                    if measured
+                }
                 name = {"network": network, "which": which, "manner": manner}
-                rows.append(name | measured | learned)
+                rows.append(name | measured | times | learned)
     return pd.DataFrame(rows)
 
 
@@ -89,14 +105,17 @@ def learning(runs: dict[int, dict], once: dict[int, dict]) -> dict[str, float]:
         return float(np.mean([histories[seed][name][epochs - 1] for seed in seeds]))
 
     train, val = mean(runs, "top1"), mean(runs, "val_top1")
+    sound = mean(once, "top1")
     return {
         "epochs": epochs,
         "seeds": len(seeds),
         "train_top1": train,
-        "train": train / mean(once, "top1"),
+        "sound_top1": sound,
         "val_top1": val,
-        "val": val / train,
+        "val_to_train": val / train,
         "evaluated_train_top1": mean(runs, "evaluated_train_top1"),
+        "times_train": train / sound,
+        "times_val": val / train / (mean(once, "val_top1") / sound),
     }
 
 
@@ -112,15 +131,30 @@ def growth(result: dict) -> dict[str, Any]:
 
     return {
         "graph_error": SINGLETON in (result["graph_error"] or ""),
-        "memory": 100 * for_each_call(history["rss_mb"]),
+        "memory": for_each_call(history["rss_mb"]),
         "variables": for_each_call(variables),
         "seconds": history["cpu_seconds"][-1] / history["cpu_seconds"][1],
     }
 
 
-def shown(row: pd.Series) -> dict[str, bool | None]:
-    """Which symptoms a row of `symptoms` shows; None where no run says."""
-    above = {name: row[name] > LIMITS[name] for name in ("memory", "seconds")}
-    below = {name: row[name] < LIMITS[name] for name in ("train", "val")}
-    found = {"graph_error": row["graph_error"], **above, **below}
-    return {name: None if pd.isna(row[name]) else bool(value) for name, value in found.items()}
+def verdicts(row: pd.Series) -> dict[str, str | None]:
+    """Which symptoms a row of `symptoms` shows.
+
+    Returns:
+        For each of graph_error, memory, seconds, train and val: "shown"; "chance" where an accuracy
+        is so low that the network guesses, which the course report's did not; "not shown"; or None,
+        where no run says.
+    """
+    found = {"graph_error": row["graph_error"]}
+    for name, limit in LIMITS.items():
+        times = row[f"times_{name}"]
+        beyond = times > limit if limit > 1 else times < limit
+        found[name] = None if pd.isna(times) else beyond
+    verdict: dict[str, str | None] = {
+        name: None if pd.isna(value) else "shown" if value else "not shown"
+        for name, value in found.items()
+    }
+    for name in ("train", "val"):
+        if row[f"{name}_top1"] < 2 * CHANCE:
+            verdict[name] = "chance"
+    return verdict
