@@ -32,6 +32,7 @@ def layout(tmp_path):
 @pytest.fixture
 def make_config(shapes, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "small", runs.SMALL)
+    monkeypatch.setitem(PRESETS, "whole", runs.WHOLE)
 
     def make(name="run", **changes):
         options = {"dataset": "tiny-shapes", "data_dir": str(shapes), "preset": "small"}

@@ -16,7 +16,7 @@ from utils.models.presets import PRESETS, FishNetConfig
 from utils.training.config import RunConfig
 from utils.training.run import train
 planes = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
-PRESETS["small"] = FishNetConfig(planes, (1,) * 10, (0,) * 6)
+PRESETS["small"] = FishNetConfig(planes, (1,) * 10, (0,) * 6, stages="tail")
 """
 CHILD = f"""{SMALL_PRESET}
 import dataclasses, json, sys

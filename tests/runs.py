@@ -4,8 +4,10 @@ import keras
 
 from utils.models.presets import FishNetConfig
 
-# As little of a FishNet as there can be: tracing is what takes the time here.
-SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (0,) * 6)
+PLANES = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
+# Tracing is what takes the time here: a whole FishNet only where its blocks matter.
+SMALL = FishNetConfig(PLANES, (1,) * 10, (0,) * 6, stages="tail")
+WHOLE = FishNetConfig(PLANES, (1,) * 10, (1,) * 6)
 
 
 def damage(path):

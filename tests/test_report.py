@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typst
 
-from utils.analysis.report import build
+from utils.analysis.report import build_report
 
 
 @pytest.fixture
@@ -22,17 +22,17 @@ def project(tmp_path):
 
 
 def test_the_committed_report_is_what_the_results_give():
-    assert build() == Path("report/report.pdf").read_bytes()
+    assert build_report() == Path("report/report.pdf").read_bytes()
 
 
 def test_its_length():
-    assert 8 <= len(build(format="png", ppi=10)) <= 12
+    assert 8 <= len(build_report(format="png", ppi=10)) <= 12
 
 
 def test_a_cited_result_that_is_missing(project):
     (project / "report/results/kills.json").unlink()
     with pytest.raises(typst.TypstError, match="kills.json"):
-        build(project)
+        build_report(project)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_cited_result_that_is_missing(project):
 def test_a_comparison_that_is_not_complete(project, run, message):
     (project / f"report/results/{run}.json").unlink()
     with pytest.raises(ValueError, match=message):
-        build(project)
+        build_report(project)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_a_cited_result_that_may_not_be_cited(project, change, message):
     path = project / "report/results/benchmark.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(typst.TypstError, match=message):
-        build(project)
+        build_report(project)
 
 
 def test_a_number_in_the_report_is_the_result_s(project):
-    before = build(project)
+    before = build_report(project)
     path = project / "report/results/simple-course-8ep-seed0.json"
     result = json.loads(path.read_text())
     result["metrics"]["top1"] += 0.01
     path.write_text(json.dumps(result))
-    assert build(project) != before
+    assert build_report(project) != before

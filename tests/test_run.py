@@ -27,8 +27,8 @@ pytestmark = pytest.mark.tracing
 def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     quick = dataclasses.replace(recipes.RECIPES["course"], plateau_patience=1)
     monkeypatch.setitem(recipes.RECIPES, "course", quick)  # a plateau within the three epochs
-    options = {"recipe": "course", "checkpoint_every": 1, "ema": 0.9, "label_smoothing": 0.1}
-    options |= {"dropout": 0.2}  # its random state goes on too
+    options = {"preset": "whole", "recipe": "course", "checkpoint_every": 1}
+    options |= {"ema": 0.9, "label_smoothing": 0.1, "dropout": 0.2}  # its random state goes on too
     whole = train(make_config("whole", **options))
     cut = make_config("cut", **options)
     killed(cut, 2)

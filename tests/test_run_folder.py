@@ -156,7 +156,7 @@ def test_other_errors_of_files_stay_what_they_are(make_config, monkeypatch, erro
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("utils.training.run.build", fail)
+    monkeypatch.setattr("utils.training.run.compiled_model", fail)
     with pytest.raises(type(error)) as raised:
         train(make_config())
     assert raised.value is error

@@ -15,7 +15,7 @@ from utils.training.results import complete_result, load_results
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
 
 
-def build(root: str | Path = ".", **options: Any) -> Any:
+def build_report(root: str | Path = ".", **options: Any) -> Any:
     """Typesets `report/report.typ`.
 
     Args:
@@ -73,5 +73,5 @@ def _compared(task: str, results_dir: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    build(output="report/report.pdf")
+    build_report(output="report/report.pdf")
     print("report/report.pdf")

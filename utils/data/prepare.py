@@ -19,7 +19,7 @@ from utils.data.manifest import (
     options_of,
 )
 from utils.data.tiny_imagenet import read_layout
-from utils.data.write_records import describe, write_records
+from utils.data.write_records import describe_layout, write_records
 from utils.files import write_advice
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -247,7 +247,7 @@ def _build(
             built.mkdir()
             with open_archive(archive, scratch, sha256=sha256, marker="wnids.txt") as source:
                 layout = read_layout(source)
-                description = describe(layout, options)
+                description = describe_layout(layout, options)
                 _check_same_data(output_dir, found, description, archive)
                 _check_disk(target, source.size + RECORD_OVERHEAD * len(source.names()))
                 manifest = write_records(source, layout, built, shards, description)

@@ -38,7 +38,7 @@ MASK = "image/segmentation/class/encoded"
 Read = tuple[bytes, bytes | None, Image.Image]  # what `read_checked_image` returns
 
 
-def describe(layout: Layout, options: dict[str, int] | None = None) -> Manifest:
+def describe_layout(layout: Layout, options: dict[str, int] | None = None) -> Manifest:
     """What a manifest says of a dataset before its images are read.
 
     Args:

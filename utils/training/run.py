@@ -109,7 +109,7 @@ def _fit(
         The weights, and with `ema` their average; `result` has the history and the metrics.
     """
     folder = Path(config.run_dir)
-    model, metrics = build(config, manifest, devices, steps)
+    model, metrics = compiled_model(config, manifest, devices, steps)
     variables = _by_name(model, metrics)
     state, sums = _restore(config, steps, variables, metrics, devices)
     result["env"]["devices"] = devices.count
@@ -202,7 +202,7 @@ def new_model(
     return model
 
 
-def build(
+def compiled_model(
     config: ResolvedConfig, manifest: Manifest, devices: Devices, steps: int
 ) -> tuple[keras.Model, list[keras.metrics.Metric]]:
     """Builds and compiles the model of a run.
