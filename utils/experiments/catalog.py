@@ -67,7 +67,7 @@ def gradient_runs() -> list[RunConfig]:
 
 def recipe_runs() -> list[RunConfig]:
     """L2 against peak learning rate: twelve epochs of the training set without the hold-out."""
-    trials = (("5e-4", 0.5), ("1e-4", 0.5))
+    trials = (("5e-4", 0.5), ("1e-4", 0.5), ("1e-4", 1.5), ("5e-5", 1.0))
     return [
         RunConfig(
             epochs=12,
