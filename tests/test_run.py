@@ -118,7 +118,7 @@ def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
     build_model(PRESETS["simple"], num_classes=24).save(tmp_path / "simple.keras")
     with pytest.raises(ValueError, match="simple.keras is of another network; .* Mismatches") as e:
         train(make_config(initial_weights=str(tmp_path / "simple.keras")))
-    assert "shapes: body_1_block1_bn1 must have" in str(e.value)
+    assert "shapes: tail_1_block1_bn1 must have" in str(e.value)
     (tmp_path / "text.keras").write_text("no model")
     with pytest.raises(ValueError, match="text.keras cannot be read as a model"):
         train(make_config("text", initial_weights=str(tmp_path / "text.keras")))
