@@ -24,4 +24,4 @@ def learned(result):
     """A result without what may differ from run to run: times, memory, names."""
     measured = {"seconds", "images_per_second", "peak_rss_mb"}
     history = {k: v for k, v in result["history"].items() if k not in measured}
-    return history, result["metrics"], result.get("metrics_ema")
+    return history, result["metrics"], result["metrics_train"], result.get("metrics_ema")

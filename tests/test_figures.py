@@ -110,7 +110,8 @@ def table():
     rows = [("a", "simple", "tuned", 8, 0.4), ("b", "simple", "tuned", 20, 0.46)]
     rows.append(("c", "simple", "course", 8, 0.25))
     frame = pd.DataFrame(rows, columns=["run", "preset", "recipe", "epochs", "val top-1"])
-    return frame.assign(parameters=654_200, **{"train top-1": [0.5, 0.55, 0.35]})
+    train = {"train top-1": [0.5, 0.55, 0.35], "clean train top-1": np.nan}
+    return frame.assign(parameters=654_200, **train)
 
 
 def test_size_shows_the_longest_runs_and_each_name_once(table):
@@ -141,6 +142,8 @@ def test_gap_shows_train_and_val_of_each_run(table):
     _, train, val = (part.get_offsets()[:, 0] for part in axes.collections)
     assert list(train) == [0.5, 0.55, 0.35]
     assert list(val) == [0.4, 0.46, 0.25]
+    (axes,) = charts.plot_gap(table.assign(**{"clean train top-1": [0.6, np.nan, 0.4]})).axes
+    assert list(axes.collections[1].get_offsets()[:, 0]) == [0.6, 0.55, 0.4]
 
 
 def test_reliability_has_a_line_a_run_and_its_error():

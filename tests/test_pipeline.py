@@ -38,6 +38,23 @@ def test_evaluation_is_the_whole_split_in_record_order(shapes, manifest):
     np.testing.assert_array_equal(batches[0][0][0], first)
 
 
+def test_evaluation_on_train_reads_what_is_trained_on_as_it_is(shapes, manifest, monkeypatch):
+    monkeypatch.setattr(pipeline, "TRAIN_IMAGES", 50)
+    options = {"split": "holdout", "batch_size": 40}
+    batches = list(pipeline.evaluation_batches(shapes, manifest, on_train=True, **options))
+    assert [len(labels) for _, labels in batches] == [40, 10]
+    few = pipeline.evaluation_batches(shapes, manifest, on_train=True, fraction=0.1, **options)
+    assert len(labels_of(few)) == training_size(manifest, "holdout", 0.1)
+    images = np.concatenate([images for images, _ in batches])
+    held = {
+        x.tobytes()
+        for x, _ in pipeline.evaluation_batches(shapes, manifest, **options)
+        .unbatch()
+        .as_numpy_iterator()
+    }
+    assert not held & {x.tobytes() for x in images}
+
+
 def test_order_depends_on_seed_and_epoch_alone(shapes, manifest):
     def epochs(**options):
         batches = pipeline.training_batches(

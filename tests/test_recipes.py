@@ -2,7 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from utils.training.optimizers import SGD, Adam, Muon, WarmupLinearDecay, make_optimizer
+from utils.training.optimizers import (
+    SGD,
+    Adam,
+    Muon,
+    WarmupLinearDecay,
+    estimate_batch_norm,
+    make_optimizer,
+)
 from utils.training.recipes import OPTIMIZERS, RECIPES, get_recipe
 
 
@@ -186,3 +193,19 @@ def test_recipes_are_the_described_ones():
 def test_unknown_recipe():
     with pytest.raises(ValueError, match="recipe must be one of course, tuned. .*'tunde'"):
         get_recipe("tunde")
+
+
+def test_batch_norm_statistics_are_the_means_of_those_of_batches():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.BatchNormalization(momentum=0.9, name="first")(inputs)
+    x = keras.layers.BatchNormalization(momentum=0.99, name="second")(x * 2 + 1)
+    model = keras.Model(inputs, x)
+    batches = np.random.default_rng(0).normal(5, 3, (3, 8, 4, 4, 3)).astype("float32")
+    estimate_batch_norm(model, [(batch, None) for batch in batches], count=2)
+    first, second = (model.get_layer(name) for name in ("first", "second"))
+    means, variances = (f(batches[:2], axis=(1, 2, 3)).mean(axis=0) for f in (np.mean, np.var))
+    np.testing.assert_allclose(first.moving_mean, means, rtol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, variances, rtol=1e-5)
+    np.testing.assert_allclose(second.moving_mean, [1] * 3, rtol=1e-4)
+    np.testing.assert_allclose(second.moving_variance, [4] * 3, rtol=1e-3)
+    assert (first.momentum, second.momentum) == (0.9, 0.99)

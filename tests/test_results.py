@@ -154,6 +154,9 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     row = table.iloc[0]
     assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
     assert row[["val top-1, mirrored too", "val top-1, averaged weights"]].isna().all()
+    assert np.isnan(row["clean train top-1"])
+    clean = tables.results_table([make_result(metrics_train={"top1": 0.7})])
+    assert clean["clean train top-1"][0] == 0.7
     assert (row["course report: val top-1"], row["course report: parameters"]) == (0.053, 667_584)
 
 

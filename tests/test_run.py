@@ -46,6 +46,7 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     assert "Continuing cut after epoch 3." in capsys.readouterr().out
     assert runs.learned(continued) == runs.learned(whole)
     assert continued["metrics_ema"]["loss"] != continued["metrics"]["loss"]
+    assert 0 < continued["metrics_train"]["loss"] != continued["metrics"]["loss"]
     for name in ("model.keras", "model_ema.keras"):
         ours, theirs = runs.weights_of(cut, name), runs.weights_of(make_config("whole"), name)
         for our, their in zip(ours, theirs, strict=True):

@@ -23,9 +23,10 @@ def results_table(results: Results) -> pd.DataFrame:
 
     Returns:
         `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch, device,
-        training and val accuracies as fractions, val top-1 averaged with mirror images and of
-        averaged weights in columns of their own, and the course report's numbers for the same
-        network.
+        training and val accuracies as fractions (train is the mean of the last epoch; clean train
+        is evaluated at its end, as val is, where a run has it), val top-1 averaged with mirror
+        images and of averaged weights in columns of their own, and the course report's numbers for
+        the same network.
     """
     rows = []
     for result in results:
@@ -42,6 +43,7 @@ def results_table(results: Results) -> pd.DataFrame:
                 "s / epoch": float(np.median(history["seconds"])),
                 "device": result["env"]["device"],
                 "train top-1": history["top1"][-1],
+                "clean train top-1": result.get("metrics_train", {}).get("top1", np.nan),
                 "val top-1": result["metrics"]["top1"],
                 "val top-5": result["metrics"]["top5"],
                 "val top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),

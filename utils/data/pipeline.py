@@ -26,6 +26,7 @@ from utils.data.manifest import (
 from utils.data.read_records import evaluated, read_records
 from utils.data.write_records import EDGES, MASK
 
+TRAIN_IMAGES = 10_000  # of those trained on that are evaluated
 Batch = tuple[tf.Tensor, tf.Tensor]  # images and targets
 # An error of the input pipeline and not of the network, in a graph or not.
 _FROM_PIPELINE = re.compile(
@@ -131,6 +132,8 @@ def evaluation_batches(
     split: str = "val",
     record_order: str = "shuffled",
     task: str = "classification",
+    on_train: bool = False,
+    fraction: float = 1.0,
     whole_batches: bool = False,
 ) -> tf.data.Dataset:
     """The split that a run reports on, in the order of the records.
@@ -143,6 +146,9 @@ def evaluation_batches(
             manifest lists.
         record_order: "classes" for one class after another.
         task: What the targets are, see `training_batches`.
+        on_train: Whether to read images that the run trains on in place of the split: the first
+            10,000 of them, as they are, the same ones every time.
+        fraction: Of the training images that the run trains on.
         whole_batches: Whether to fill up the last batch with blank images, so that several devices
             can share every batch.
 
@@ -150,11 +156,15 @@ def evaluation_batches(
         `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets); with
         `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
     """
-    images = _in_order(_decoded(data_dir, manifest, *evaluated(split), task), record_order)
-    batches = images.cache().batch(batch_size)
+    which, size = evaluated(split), evaluation_size(manifest, split)
+    if on_train:
+        which = ("train", False if split == "holdout" else None)
+        size = min(TRAIN_IMAGES, training_size(manifest, split, fraction))
+    images = _decoded(data_dir, manifest, *which, task).take(size)
+    batches = _in_order(images, record_order).cache().batch(batch_size)
     if whole_batches:
         batches = batches.map(lambda x, y: _filled_up(x, y, batch_size))
-    return _prefetched(batches, -(-evaluation_size(manifest, split) // batch_size))
+    return _prefetched(batches, -(-size // batch_size))
 
 
 def _filled_up(images: tf.Tensor, targets: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:

@@ -102,6 +102,8 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
 def plot_gap(table: pd.DataFrame) -> Figure:
     """Train and val top-1 of each run, joined by a line: its length is the generalization gap.
 
+    Train is evaluated as val is where a run has that; older ones have the mean of the last epoch.
+
     Args:
         table: as `utils.analysis.tables.results_table` returns it.
 
@@ -110,9 +112,10 @@ def plot_gap(table: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(table) + 1.0))
     val, train = sns.color_palette(PALETTE)[:2]
-    axes.hlines(table["run"], table["train top-1"], table["val top-1"], color="0.6", zorder=1)
-    for split, color in (("train", train), ("val", val)):
-        axes.scatter(table[f"{split} top-1"], table["run"], color=color, label=split, zorder=2)
+    on_train = table["clean train top-1"].fillna(table["train top-1"])
+    axes.hlines(table["run"], on_train, table["val top-1"], color="0.6", zorder=1)
+    for top1, color, label in ((on_train, train, "train"), (table["val top-1"], val, "val")):
+        axes.scatter(top1, table["run"], color=color, label=label, zorder=2)
     axes.set(xlabel="top-1", ylim=(-0.6, len(table) - 0.4))
     percent(axes.xaxis)
     axes.grid(visible=False, axis="y")

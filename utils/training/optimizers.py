@@ -1,9 +1,12 @@
-"""Optimizers and schedules of the recipes."""
+"""Optimizers and schedules of the recipes, and what averaged weights need."""
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from utils.training.recipes import OPTIMIZERS, Recipe
 from utils.training.tasks import TASKS
@@ -186,6 +189,33 @@ def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.opti
     average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     settings = OPTIMIZERS[recipe.optimizer].settings
     return CLASSES[recipe.optimizer](rate, l2=recipe.l2, **settings, **average)
+
+
+def estimate_batch_norm(model: keras.Model, batches: Iterable[Any], count: int = 20) -> None:
+    """Estimates BatchNorm's statistics anew, for weights that were never trained: averages of such.
+
+    Args:
+        model: whose running means and variances become the means of those of the batches.
+        batches: of which each begins with images.
+        count: how many of them are used, the first.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+    UAI 2018, section 3.2.
+    """
+    kind = keras.layers.BatchNormalization
+    norms = [layer for layer in model.layers if isinstance(layer, kind)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0  # the running statistics are those of the last batch
+    found = []
+    for images, *_ in itertools.islice(batches, count):
+        model(images, training=True)
+        found.append([x for layer in norms for x in map(np.array, layer.non_trainable_variables)])
+    means = iter([np.mean(values, axis=0) for values in zip(*found, strict=True)])
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+        for variable in layer.non_trainable_variables:
+            variable.assign(next(means))
 
 
 def compile_model(

@@ -31,7 +31,7 @@ from utils.training.callbacks import (
     reported,
 )
 from utils.training.config import ResolvedConfig, RunConfig
-from utils.training.optimizers import compile_model
+from utils.training.optimizers import compile_model, estimate_batch_norm
 from utils.training.predictions import is_kept, keep_predictions, keep_weights
 from utils.training.run_folder import TrainingError, TrainState
 
@@ -159,8 +159,7 @@ def _fit(
             f"epochs are kept in {folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         ) from None
-    ema = config.full_recipe.ema
-    average = _evaluate_average(config, model, evaluation, result) if ema else None
+    average = _evaluate_at_the_end(config, manifest, devices, model, evaluation, result)
     return model.get_weights(), average
 
 
@@ -326,13 +325,17 @@ def _restore(
     return state, sums
 
 
-def _evaluation_batches(config: ResolvedConfig, manifest: Manifest, devices: Devices) -> Any:
+def _evaluation_batches(
+    config: ResolvedConfig, manifest: Manifest, devices: Devices, on_train: bool = False
+) -> Any:
     return pipeline.evaluation_batches(
         config.data_dir,
         manifest,
         batch_size=config.batch_size,
         split=config.split,
         task=config.task,
+        on_train=on_train,
+        fraction=config.fraction,
         whole_batches=devices.count > 1,
     )
 
@@ -390,15 +393,33 @@ def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callb
     return found
 
 
-def _evaluate_average(
-    config: ResolvedConfig, model: keras.Model, evaluation: Any, result: dict[str, Any]
-) -> list[Any]:
-    """Evaluates the average of the weights and returns it; the model keeps its own."""
+def _evaluate_at_the_end(
+    config: ResolvedConfig,
+    manifest: Manifest,
+    devices: Devices,
+    model: keras.Model,
+    evaluation: Any,
+    result: dict[str, Any],
+) -> list[Any] | None:
+    """Evaluates on training images as they are; with `ema`, also the average of the weights.
+
+    Returns:
+        That average, with BatchNorm's statistics as they are with it; the model keeps its weights.
+    """
+    clean = _evaluation_batches(config, manifest, devices, on_train=True)
+    measured = model.evaluate(clean, return_dict=True, verbose=0)
+    result["metrics_train"] = reported(measured, config.task)
+    if not config.full_recipe.ema:
+        return None
     last = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
+    averaged = new_model(config, manifest, config.precision)
+    averaged.set_weights(model.get_weights())
+    estimate_batch_norm(averaged, clean)
+    average = averaged.get_weights()
+    model.set_weights(average)
     measured = model.evaluate(evaluation, return_dict=True, verbose=0)
     result["metrics_ema"] = {**reported(measured, config.task), "split": config.split}
-    average = model.get_weights()
     model.set_weights(last)
     return average
 
