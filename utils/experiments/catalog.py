@@ -5,7 +5,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from utils.experiments.ablations import ablation_runs, evaluate_missing_batch_statistics
+from utils.experiments.ablations import (
+    ablation_runs,
+    evaluate_missing_batch_statistics,
+    recipe_runs,
+)
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.comparison import COMPARISONS, comparison_runs
 from utils.experiments.processes import run_missing
@@ -62,22 +66,6 @@ def gradient_runs() -> list[RunConfig]:
     return [
         RunConfig(**change, run_dir=f"runs/gradients-{name}-seed0")
         for name, change in changes.items()
-    ]
-
-
-def recipe_runs() -> list[RunConfig]:
-    """L2 against peak learning rate: twelve epochs of the training set without the hold-out."""
-    trials = (("5e-4", 0.5), ("1e-4", 0.5), ("1e-4", 1.5), ("5e-5", 1.0))
-    return [
-        RunConfig(
-            epochs=12,
-            kind="ablation",
-            split="holdout",
-            l2=float(l2),
-            learning_rate=rate,
-            run_dir=f"runs/recipe-l2-{l2}-rate-{rate}-seed0",
-        )
-        for l2, rate in trials
     ]
 
 
