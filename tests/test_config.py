@@ -82,7 +82,6 @@ def test_numbers_as_yaml_reads_them():
         ("activation", "sin", "relu, silu, gelu"),
         ("epochs", 0, "epochs must be a whole number of at least 1"),
         ("batch_size", -1, "batch_size must be a whole number of at least 1"),
-        ("shuffle_window", 0, "shuffle_window must be a whole number of at least 1"),
         ("blocks", 0, "blocks must be a whole number of at least 1"),
         ("seed", -1, "seed must be a whole number from 0 to 2**32 - 1"),
         ("seed", 2**32, "seed must be a whole number from 0 to 2**32 - 1"),
@@ -242,6 +241,15 @@ def test_identities_of_older_versions():
     assert RunConfig(recipe="course").differences(older, "a") == [
         "stochastic_depth: 0.2 there, None now"
     ]
+    # There was a window from which each image was drawn.
+    for order, window, differences in (
+        ("shuffled", 20_000, []),
+        ("classes", 1000, []),
+        ("shuffled", 1000, ["shuffle_window: 1000 there, None now"]),
+    ):
+        older = RunConfig(record_order=order).identity() | {"shuffle_window": window}
+        del older["input"]
+        assert RunConfig(record_order=order).differences(older) == differences
     # An optimizer brought nothing along: SGD's rate and L2 were used with it.
     older = RunConfig().identity() | {"manifest_sha256": "a", "optimizer": "adam"}
     del older["recipe_fields"]

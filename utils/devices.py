@@ -73,7 +73,10 @@ def find_devices(distribution: str = "auto") -> Devices:
     if keras.backend.backend() == "jax":
         import jax
 
-        parallel = keras.distribution.DataParallel(devices=names)
+        parallel = keras.distribution.DataParallel(
+            devices=names,
+            auto_shard_dataset=False,  # each process reads its own part
+        )
         return Devices(len(names), jax.process_index(), jax.process_count(), parallel=parallel)
     import tensorflow as tf
 

@@ -1,7 +1,6 @@
 """The machine and the packages that a notebook or a run finds, and how Keras is set there."""
 
 import contextlib
-import ctypes
 import os
 import platform
 import re
@@ -187,16 +186,6 @@ def peak_rss_mb() -> float:
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20  # macOS
-
-
-def release_free_memory() -> None:
-    """Gives the system back what is free but still held; on Linux with glibc, elsewhere nothing.
-
-    glibc has a heap for each thread. Small images that one thread reads and another releases leave
-    holes in all of them: 0.3 GiB more after each epoch where decoded images came from a file.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _version(package: str) -> str | None:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 # What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextlib.contextmanager
@@ -35,6 +39,35 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
+
+
+@contextlib.contextmanager
+def locked(file: Path, timeout: float = -1) -> Iterator[Exception | None]:
+    """Holds the lock of a file, which the system opens again if this process dies.
+
+    Args:
+        file: Its folder must exist.
+        timeout: Seconds to wait for another process; -1: as long as it takes.
+
+    Yields:
+        None; or what the drive says if it has no locks, and then nothing is held.
+
+    Raises:
+        filelock.Timeout: Another process holds it.
+        OSError: The file cannot be made.
+    """
+    lock = FileLock(file, timeout=timeout, fallback_to_soft=False)
+    without = None
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+        without = error
+    try:
+        yield without
+    finally:
+        lock.release()
 
 
 def save_model(model: Any, path: Path) -> None:
@@ -73,7 +106,7 @@ def write_advice(number: int | None, otherwise: str) -> str:
     """
     if number in DISK_FULL:
         return f"free disk space or {otherwise}"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in READ_ONLY:
         return f"check the permissions or {otherwise}"
     return otherwise
 

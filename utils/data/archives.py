@@ -45,6 +45,16 @@ class DatasetError(ValueError):
     """The dataset cannot be used as it is; the text names the file and the remedy."""
 
 
+def check_disk(folder: Path, needed: int, remedy: str) -> None:
+    """Refuses to write `needed` bytes where they have no room; `remedy` is what else helps."""
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < needed:  # a total of 0: the drive does not tell
+        raise DatasetError(
+            f"The disk of {folder} is full: {usage.free / 1e6:.0f} MB are free and about "
+            f"{needed / 1e6:.0f} MB needed; free disk space or {remedy}."
+        )
+
+
 class Member(NamedTuple):
     """One file (or, with a trailing slash, folder) of an archive."""
 

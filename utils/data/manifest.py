@@ -12,7 +12,6 @@ from utils.data.archives import DatasetError
 DATASETS = ("tiny-imagenet", "tiny-shapes")
 ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
-SHUFFLE_WINDOW = 20_000  # images; the records are already shuffled once over the whole split
 
 MANIFEST = "manifest.json"
 SCHEMA = 2

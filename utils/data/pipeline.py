@@ -1,222 +1,290 @@
-"""tf.data input pipelines over the TFRecords that `utils.data.write_records` writes.
+"""Batches, read by index: a plan says which images and how they are cropped and flipped.
 
-Every order and every random number below is a function of (seed, epoch, step) alone, so a run that
-is cut off and continued sees the very batches it would have seen.
+The plan of a step is a function of (seed, epoch, step) alone, so a run that is cut off and
+continued sees the very batches it would have seen. Carrying it out is a matter of its own.
 """
 
-import contextlib
+import functools
 import os
-import re
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from utils.data.archives import DatasetError
 from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes, draw_crops_and_flips
 from utils.data.manifest import (
     ORDERS,
-    SHUFFLE_WINDOW,
+    SPLITS,
     Manifest,
     check_choice,
     evaluation_size,
     steps_per_epoch,
     training_size,
 )
-from utils.data.read_records import evaluated, read_records
-from utils.data.write_records import EDGES, MASK
+from utils.data.read_records import Arrays, open_arrays
+from utils.devices import Devices
 
+TASKS = ("classification", "localization", "segmentation")
+CLASS_WINDOW = 1000  # images among which each next one is drawn, where classes come one by one
 TRAIN_IMAGES = 10_000  # of those trained on that are evaluated
-Batch = tuple[tf.Tensor, tf.Tensor]  # images and targets
-# An error of the input pipeline and not of the network, in a graph or not.
-_FROM_PIPELINE = re.compile(
-    r"Error in user-defined function passed|\{\{node [^}]*IteratorGetNext|\[Op:\w*IteratorGetNext"
-)
+BLANK = -1  # the row of no image
+ALONE = Devices()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run reads.
+
+    Raises:
+        ValueError: Unknown split, order or task, or a batch larger than the data.
+    """
+
+    data_dir: str | os.PathLike  # folder of the records
+    manifest: Manifest  # what `utils.data.manifest.load_manifest` returns for it
+    batch_size: int = 256  # images per batch
+    split: str = "val"  # to report on; "holdout" leaves its images out of training
+    task: str = "classification"  # what the targets are, see `read`
+    fraction: float = 1.0  # of the training images, the same ones in every epoch
+    record_order: str = "shuffled"  # or "classes": one class after another
+    augment: bool = False  # whether training images are cropped and flipped at random
+    seed: int = 0  # with the epoch and the step, all that order and augmentation depend on
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, SPLITS)
+        check_choice("record_order", self.record_order, ORDERS)
+        check_choice("task", self.task, TASKS)
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in an epoch."""
+        return steps_per_epoch(self.manifest, self.split, self.batch_size, self.fraction)
+
+
+class Step(NamedTuple):
+    """The plan of one batch."""
+
+    rows: np.ndarray  # int (batch,): of the `Arrays`; `BLANK` is a black image
+    moves: tuple[np.ndarray, np.ndarray] | None = None  # of `draw_crops_and_flips`
+
+    def part(self, own: slice) -> "Step":
+        """The plan of some of its images."""
+        return Step(self.rows[own], self.moves and (self.moves[0][:, own], self.moves[1][own]))
+
+
+class TrainingPlan:
+    """The steps of a training, epoch after epoch.
+
+    Every epoch has a permutation of all images of its own, whose rest that fills no batch is left
+    out. The numbers are those of `RandomState`, which NumPy promises not to change.
+
+    Args:
+        source: What is read.
+        arrays: Of train.
+        epochs: Epoch to stop before.
+        start: Steps that are done.
+    """
+
+    def __init__(self, source: Source, arrays: Arrays, epochs: int, start: int = 0) -> None:
+        self.source, self.start, self.stop = source, start, epochs * source.steps
+        self.rows = _trained_rows(source, arrays)
+        self.ranks: np.ndarray | None = None
+        if source.record_order == "classes":
+            by_class = np.argsort(arrays.labels[self.rows], kind="stable")
+            self.ranks = np.argsort(by_class)
+        self.order = functools.lru_cache(maxsize=2)(self._draw_order)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Step:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        epoch, step = divmod(self.start + index, self.source.steps)
+        size = self.source.batch_size
+        rows = self.order(epoch)[step * size : (step + 1) * size]
+        if not self.source.augment:
+            return Step(rows)
+        return Step(rows, draw_crops_and_flips(size, self._random(epoch, step)))
+
+    def _random(self, *key: int) -> np.random.RandomState:
+        return np.random.RandomState(
+            np.random.Philox(np.random.SeedSequence(self.source.seed, spawn_key=key))
+        )
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        random = self._random(epoch)
+        if self.ranks is None:
+            return random.permutation(self.rows)
+        places = self.ranks + random.uniform(0, CLASS_WINDOW, len(self.ranks))
+        return self.rows[np.argsort(places, kind="stable")]
+
+
+class Batches(keras.utils.PyDataset):
+    """The batches of a plan, as NumPy arrays; see `read`.
+
+    Args:
+        source: What is read.
+        arrays: That the rows of the plan are of.
+        plan: A `Step` for each batch.
+        devices: That share each batch; each process reads its own part of it.
+        weighted: Whether there are weights too, float32 (batch,), 0 for blank images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        arrays: Arrays,
+        plan: TrainingPlan | list[Step],
+        devices: Devices,
+        weighted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.task, self.arrays, self.plan, self.weighted = source.task, arrays, plan, weighted
+        self.process, self.processes = devices.process, devices.processes
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        step = self.plan[index]
+        size = len(step.rows) // self.processes
+        step = step.part(slice(self.process * size, (self.process + 1) * size))
+        weights = [(step.rows != BLANK).astype(np.float32)] if self.weighted else []
+        return (*read(self.arrays, step, self.task), *weights)
+
+
+def read(arrays: Arrays, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Carries out the plan of a step.
+
+    Args:
+        arrays: That its rows are of.
+        step: The plan.
+        task: What the targets are.
+
+    Returns:
+        (uint8 images (batch, height, width, 3), targets): for classification int32 labels (batch,);
+        for localization float32 (batch, 5), label and box as xmin, ymin, xmax, ymax in [0, 1]; for
+        segmentation uint8 masks (batch, height, width).
+    """
+    images = arrays.images[step.rows]
+    if task == "classification":
+        targets = arrays.labels[step.rows]
+    elif task == "localization":
+        labels = arrays.labels[step.rows, None].astype(np.float32)
+        targets = np.concatenate([labels, arrays.boxes[step.rows]], axis=1)
+    else:
+        targets = arrays.masks[step.rows]
+    images[step.rows == BLANK] = 0
+    targets[step.rows == BLANK] = 0
+    if step.moves is None:
+        return images, targets
+    if task == "localization":
+        targets[:, 1:] = crop_and_flip_boxes(targets[:, 1:], *step.moves, images.shape[1])
+    elif task == "segmentation":
+        targets = crop_and_flip(targets, *step.moves)
+    return crop_and_flip(images, *step.moves), targets
 
 
 def training_batches(
-    data_dir: str | os.PathLike,
-    manifest: Manifest,
-    *,
-    batch_size: int,
-    epochs: int,
-    first_epoch: int = 0,
-    first_step: int = 0,
-    seed: int = 0,
-    split: str = "val",
-    fraction: float = 1.0,
-    record_order: str = "shuffled",
-    shuffle_window: int = SHUFFLE_WINDOW,
-    augment: bool = False,
-    task: str = "classification",
-) -> tf.data.Dataset:
+    source: Source, *, epochs: int, start: int = 0, devices: Devices = ALONE
+) -> Batches:
     """Batches of several training epochs, one after another.
 
-    Every epoch has `manifest images // batch_size` batches, in an order of its own; the images left
-    over differ from epoch to epoch.
-
     Args:
-        data_dir: Folder with the TFRecord shards.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
-        batch_size: Images per batch, static in the shape of the result.
+        source: What is read.
         epochs: Epoch to stop before.
-        first_epoch: First epoch to yield, counted from 0.
-        first_step: Batches of that epoch to leave out. The images are not kept then: this is for
-            the rest of an epoch that was cut off.
-        seed: With the epoch and the step, all that order and augmentation depend on.
-        split: `"val"` to train on all of train, `"holdout"` to leave the hold-out images aside.
-        fraction: Fraction of these images to use, the same ones in every epoch.
-        record_order: "classes" to read one class after another, as from records that were never
-            shuffled.
-        shuffle_window: Images among which each next one is drawn.
-        augment: Whether to crop and flip images at random (see `utils.data.augmentation`), and
-            their boxes and masks with them.
-        task: What the targets are, see below.
+        start: Steps to leave out, those of earlier epochs among them.
+        devices: That share each batch.
 
     Returns:
-        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets): for classification
-        int32 labels (batch,); for localization float32 (batch, 5), label and box as xmin, ymin,
-        xmax, ymax in [0, 1]; for segmentation uint8 masks (batch, height, width).
+        `Batches`, `source.steps` an epoch.
 
     Raises:
-        ValueError: Unknown split, or a batch larger than the data.
+        DatasetError: The records are damaged, or their images lack what the task needs.
     """
-    steps = steps_per_epoch(manifest, split, batch_size, fraction)
-    images = _decoded(data_dir, manifest, "train", False if split == "holdout" else None, task)
-    if fraction < 1:  # the records are shuffled, so the first are a fair sample
-        images = images.take(training_size(manifest, split, fraction))
-    images = _in_order(images, record_order)
-    if not first_step:
-        images = images.cache()
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
-        batches = _shuffled(images, shuffle_window, epoch_seed).batch(
-            batch_size, drop_remainder=True
-        )
-        done = tf.where(epoch == first_epoch, first_step, 0)
-        batches = batches.enumerate().skip(tf.cast(done, tf.int64))
-
-        if not augment:
-            return batches.map(lambda step, batch: batch)
-
-        def augmented(step: tf.Tensor, batch: Batch) -> Batch:
-            step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step, alg="philox")
-            drawn = draw_crops_and_flips(batch_size, step_seed)
-            targets = _augmented_targets(batch[1], *drawn, manifest["image_size"])
-            return crop_and_flip(batch[0], *drawn), targets
-
-        return batches.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
-
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    return _prefetched(batches, (epochs - first_epoch) * steps - first_step)
-
-
-def _augmented_targets(
-    targets: tf.Tensor, offsets: tf.Tensor, flipped: tf.Tensor, image_size: int
-) -> tf.Tensor:
-    """Targets of cropped and flipped images; labels stay what they are."""
-    if targets.shape.rank == 1:
-        return targets
-    if targets.shape.rank == 3:
-        return crop_and_flip(targets, offsets, flipped)
-    boxes = crop_and_flip_boxes(targets[:, 1:], offsets, flipped, image_size)
-    return tf.concat([targets[:, :1], boxes], axis=1)
+    arrays = _open(source, "train")
+    return Batches(source, arrays, TrainingPlan(source, arrays, epochs, start), devices)
 
 
 def evaluation_batches(
-    data_dir: str | os.PathLike,
-    manifest: Manifest,
+    source: Source,
     *,
-    batch_size: int,
-    split: str = "val",
-    record_order: str = "shuffled",
-    task: str = "classification",
     on_train: bool = False,
-    fraction: float = 1.0,
-    whole_batches: bool = False,
-) -> tf.data.Dataset:
+    flipped: bool = False,
+    devices: Devices = ALONE,
+) -> Batches:
     """The split that a run reports on, in the order of the records.
 
     Args:
-        data_dir: Folder with the TFRecord shards.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
-        batch_size: Images per batch; the last one may be smaller.
-        split: `"val"` for the validation records, `"holdout"` for the images of train that the
-            manifest lists.
-        record_order: "classes" for one class after another.
-        task: What the targets are, see `training_batches`.
+        source: What is read. "classes" has one class after another.
         on_train: Whether to read images that the run trains on in place of the split: the first
             10,000 of them, as they are, the same ones every time.
-        fraction: Of the training images that the run trains on.
-        whole_batches: Whether to fill up the last batch with blank images, so that several devices
-            can share every batch.
+        flipped: Whether to flip all images.
+        devices: That share each batch. For several of them, blank images fill up the last batch,
+            which is smaller otherwise, and there are weights.
 
     Returns:
-        `tf.data.Dataset` of (uint8 images (batch, height, width, 3), targets); with
-        `whole_batches` also of float32 weights (batch,), 0 for the blank ones.
-    """
-    which, size = evaluated(split), evaluation_size(manifest, split)
-    if on_train:
-        which = ("train", False if split == "holdout" else None)
-        size = min(TRAIN_IMAGES, training_size(manifest, split, fraction))
-    images = _decoded(data_dir, manifest, *which, task).take(size)
-    batches = _in_order(images, record_order).cache().batch(batch_size)
-    if whole_batches:
-        batches = batches.map(lambda x, y: _filled_up(x, y, batch_size))
-    return _prefetched(batches, -(-size // batch_size))
-
-
-def _filled_up(images: tf.Tensor, targets: tf.Tensor, size: int) -> tuple[tf.Tensor, ...]:
-    """The batch with blank images behind it, and weights."""
-    missing = [[0, size - tf.shape(images)[0]]]
-    weights = tf.pad(tf.ones_like(images[:, 0, 0, 0], tf.float32), missing)
-    filled = [tf.pad(x, missing + [[0, 0]] * (x.shape.rank - 1)) for x in (images, targets)]
-    return tuple(tf.ensure_shape(x, (size, *x.shape[1:])) for x in (*filled, weights))
-
-
-@contextlib.contextmanager
-def reading_records(data_dir: str | os.PathLike) -> Iterator[None]:
-    """Turns what TensorFlow says of bad records into an error that names the folder and a remedy.
-
-    Errors of anything but the input pipeline pass as they are.
-
-    Args:
-        data_dir: Folder of the records.
+        `Batches`.
 
     Raises:
-        DatasetError: In the block, a shard was cut off or missing, an image could not be decoded,
-            or a label was out of range.
+        ValueError: The split has no images.
+        DatasetError: The records are damaged, or their images lack what the task needs.
     """
-    bad = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError
-    try:
-        yield
-    except bad as error:
-        if not _FROM_PIPELINE.search(error.message):
-            raise
-        said = [line for line in error.message.splitlines() if line.strip(" \t[")]
-        reason = next(line for line in reversed(said) if not line.strip().startswith("[["))
-        raise DatasetError(
-            f"The records in {data_dir} cannot be used: {reason} "
-            "Delete that folder and run notebooks/01_data_conversion.ipynb."
-        ) from error
+    prefix = "train" if on_train else _prefix(source.split)
+    arrays = _open(source, prefix)
+    if on_train:
+        rows = _trained_rows(source, arrays)[:TRAIN_IMAGES]
+    else:
+        rows = _evaluated_rows(source.manifest, source.split, arrays)
+    if source.record_order == "classes":
+        rows = rows[np.argsort(arrays.labels[rows], kind="stable")]
+    whole = devices.count > 1
+    if whole:
+        rows = np.pad(rows, (0, -len(rows) % source.batch_size), constant_values=BLANK)
+    parts = np.split(rows, range(source.batch_size, len(rows), source.batch_size))
+    plan = [Step(part) for part in parts]
+    if flipped:
+        plan = [Step(p, (np.zeros((2, len(p)), np.int32), np.ones(len(p), bool))) for p in parts]
+    return Batches(source, arrays, plan, devices, weighted=whole)
 
 
-def encoded_images(
-    data_dir: str | os.PathLike, manifest: Manifest, *, split: str = "val"
-) -> list[bytes]:
-    """The JPEG bytes of the images of `evaluation_batches`, in the same order.
+def feed(batches: Batches) -> Any:
+    """What `fit`, `evaluate` and `predict` are to be given of batches.
 
     Args:
-        data_dir: Folder with the TFRecord shards.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
-        split: `"val"` or `"holdout"`.
+        batches: Any batches.
 
     Returns:
-        List of bytes.
+        On TensorFlow a `tf.data.Dataset` of static shapes that a thread reads ahead; elsewhere
+        the batches themselves.
     """
-    records = read_records(data_dir, manifest, *evaluated(split))
-    return [record["image/encoded"].numpy() for record in records]
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    first, last = batches[0], batches[len(batches) - 1]
+    size = len(first[0]) if len(first[0]) == len(last[0]) else None
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(batches),
+        output_signature=tuple(tf.TensorSpec((size, *x.shape[1:]), x.dtype) for x in first),
+    )
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return without_tuner(dataset.prefetch(2))
+
+
+def without_tuner(dataset: Any) -> Any:
+    """Turns tf.data's tuner off, which Keras would leave on.
+
+    It sleeps twice as long each time (10 ms, 20 ms, ...), and a finished iterator is not freed
+    before it wakes: an evaluation of 3 seconds would take 5.1.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "val") -> np.ndarray:
@@ -230,79 +298,40 @@ def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "
     Returns:
         float32 (images, 4): xmin, ymin, xmax, ymax in [0, 1], in the order of the records.
     """
-    which = ("train", None) if split == "train" else evaluated(split)
-    records = read_records(data_dir, manifest, *which, task="localization").batch(1024)
-    boxes = [np.concatenate([r[edge] for edge in EDGES], axis=1) for r in records]
-    return np.concatenate(boxes)
+    source = Source(data_dir, manifest, task="localization")
+    if split == "train":
+        return _open(source, "train").boxes
+    arrays = _open(source, _prefix(split))
+    return arrays.boxes[_evaluated_rows(manifest, split, arrays)]
 
 
-def _decoded(
-    data_dir: str | os.PathLike, manifest: Manifest, prefix: str, held_out: bool | None, task: str
-) -> tf.data.Dataset:
-    """The records as uint8 images (height, width, 3) and targets."""
-    size, classes = manifest["image_size"], len(manifest["classes"])
-
-    def decode(record: dict[str, tf.Tensor]) -> Batch:
-        label = tf.cast(record["image/class/label"], tf.int32) - 1
-        in_range = tf.debugging.assert_less(
-            label, classes, f"a label is outside the {classes} classes of the manifest"
+def _open(source: Source, prefix: str) -> Arrays:
+    """The arrays; refuses them if they lack what the task needs, before any training."""
+    arrays = open_arrays(source.data_dir, source.manifest, prefix)
+    unfit, target = 0, "box"
+    if source.task == "localization":
+        unfit = int(np.isnan(arrays.boxes[:, 0]).sum())
+    elif source.task == "segmentation" and arrays.masks is None:
+        unfit, target = len(arrays.labels), "mask"
+    if unfit:
+        raise DatasetError(
+            f"{source.data_dir}: {unfit} {prefix} images have no {target}, or several; task "
+            f"{source.task} needs one of each image. Choose another task or other records."
         )
-        with tf.control_dependencies([in_range]):
-            encoded = record["image/encoded"]
-            image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-        image = tf.ensure_shape(image, (size, size, 3))
-        if task == "localization":
-            edges = [record[edge] for edge in EDGES]
-            return image, tf.concat([tf.cast(label, tf.float32)[None], *edges], axis=0)
-        if task == "segmentation":
-            mask = tf.io.decode_png(record[MASK], channels=1)
-            return image, tf.ensure_shape(mask, (size, size, 1))[..., 0]
-        return image, label
-
-    return read_records(data_dir, manifest, prefix, held_out, task).map(
-        decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return arrays
 
 
-def _in_order(images: tf.data.Dataset, record_order: str) -> tf.data.Dataset:
-    check_choice("record_order", record_order, ORDERS)
-    if record_order == "shuffled":  # as the records are
-        return images
-    everything = 2**40  # images of one class, gathered before the first of them comes out
-    return images.group_by_window(
-        lambda _, label: tf.cast(label, tf.int64), lambda _, group: group, everything
-    )
+def _prefix(split: str) -> str:
+    check_choice("split", split, SPLITS)
+    return "train" if split == "holdout" else "validation"
 
 
-def _prefetched(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
-    """Prefetches, and tells Keras how many batches there are."""
-    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return without_tuner(batches.prefetch(tf.data.AUTOTUNE))
+def _evaluated_rows(manifest: Manifest, split: str, arrays: Arrays) -> np.ndarray:
+    evaluation_size(manifest, split)  # refuses a split without images
+    return np.flatnonzero(arrays.held_out) if split == "holdout" else np.arange(len(arrays.labels))
 
 
-def without_tuner(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Leaves parallelism and buffers at their defaults, one thread for each core.
-
-    tf.data's tuner sleeps twice as long each time (10 ms, 20 ms, ...), and a finished iterator is
-    not freed before it wakes: an evaluation of 3 seconds would take 5.1.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.with_options(options)
-
-
-def _shuffled(images: tf.data.Dataset, window: int, seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffles with a seed (2,) that may be a tensor.
-
-    `Dataset.shuffle` would mix in TensorFlow's global seed, and so the process's state.
-    """
-    shuffled = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(images),
-        buffer_size=window,
-        seed=seed[0],
-        seed2=seed[1] + 1,  # (0, 0) would stand for a random seed
-        output_types=[spec.dtype for spec in images.element_spec],
-        output_shapes=[spec.shape for spec in images.element_spec],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled, images.element_spec)
+def _trained_rows(source: Source, arrays: Arrays) -> np.ndarray:
+    used = ~arrays.held_out if source.split == "holdout" else np.ones(len(arrays.labels), bool)
+    number = training_size(source.manifest, source.split, source.fraction)
+    return np.flatnonzero(used)[:number]  # the records are shuffled: the first are a fair sample

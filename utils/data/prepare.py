@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 from utils.data import tiny_shapes
-from utils.data.archives import DatasetError, is_system_file, open_archive
+from utils.data.archives import DatasetError, check_disk, is_system_file, open_archive
 from utils.data.manifest import (
     DATASETS,
     MANIFEST,
@@ -26,6 +25,7 @@ OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
+REMEDY = "choose another output_dir"
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
 Shards = dict[str, int]
@@ -242,19 +242,20 @@ def _build(
             if options:
                 archive = tiny_shapes.draw_tiny_shapes(drawn, **options)
             elif os.path.isfile(archive):
-                _check_disk(target, os.path.getsize(archive))
+                check_disk(target, os.path.getsize(archive), REMEDY)
             built = Path(scratch, "records")
             built.mkdir()
             with open_archive(archive, scratch, sha256=sha256, marker="wnids.txt") as source:
                 layout = read_layout(source)
                 description = describe_layout(layout, options)
                 _check_same_data(output_dir, found, description, archive)
-                _check_disk(target, source.size + RECORD_OVERHEAD * len(source.names()))
+                needed = source.size + RECORD_OVERHEAD * len(source.names())
+                check_disk(target, needed, REMEDY)
                 manifest = write_records(source, layout, built, shards, description)
             _check_same_data(output_dir, found, manifest, archive)
             _publish(built, target, found)
     except OSError as error:
-        advice = write_advice(error.errno, "choose another output_dir")
+        advice = write_advice(error.errno, REMEDY)
         raise DatasetError(
             f"Writing {output_dir} failed ({error}); {advice}, then convert again."
         ) from error
@@ -263,15 +264,6 @@ def _build(
             with contextlib.suppress(OSError):
                 target.rmdir()  # where it is still empty
     return manifest
-
-
-def _check_disk(folder: Path, needed: int) -> None:
-    usage = shutil.disk_usage(folder)
-    if usage.total and usage.free < needed:  # a total of 0: the drive does not tell
-        raise DatasetError(
-            f"The disk of {folder} is full: {usage.free / 1e6:.0f} MB are free and about "
-            f"{needed / 1e6:.0f} MB needed; free disk space or choose another output_dir."
-        )
 
 
 def _publish(built: Path, target: Path, found: Manifest | None) -> None:

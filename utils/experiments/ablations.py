@@ -1,5 +1,6 @@
 """One factor at a time: why the course report's networks failed, and what improves the recipe."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,15 @@ import keras
 import numpy as np
 import pandas as pd
 
-from utils.data import pipeline
 from utils.data.manifest import ORDERS, load_manifest
+from utils.data.pipeline import evaluation_batches, feed
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.models.fast_layers import replace_layers
 from utils.training import results
 from utils.training.callbacks import reported
 from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.optimizers import compile_model
+from utils.training.run import source_of
 
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_patience": 3}
 
@@ -28,7 +30,7 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "why-course-recipe": ("the course report's recipe", {"recipe": "course"}),
     "why-class-order": (
         "class-ordered records, window of 1,000",
-        {"record_order": "classes", "shuffle_window": 1000},
+        {"record_order": "classes"},
     ),
     "why-bn-momentum-0.999": ("BatchNorm momentum 0.999", {"batch_norm_momentum": 0.999}),
     "why-bn-momentum-0.99": (
@@ -222,14 +224,10 @@ def evaluate_with_batch_statistics(
         )
     model = with_batch_statistics(keras.models.load_model(f"{config.run_dir}/model.keras"))
     compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
-    batches = pipeline.evaluation_batches(
-        config.data_dir,
-        load_manifest(config.data_dir),
-        batch_size=config.batch_size,
-        split=config.split,
-        record_order=record_order,
+    source = dataclasses.replace(
+        source_of(config, load_manifest(config.data_dir)), record_order=record_order
     )
-    measured = model.evaluate(batches, return_dict=True, verbose=0)
+    measured = model.evaluate(feed(evaluation_batches(source)), return_dict=True, verbose=0)
     result |= {
         "run_id": batch_statistics_id(config.run_id, record_order),
         "command": "python -m utils.experiments.catalog ablations",

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from utils import environment
 from utils.data import pipeline
-from utils.data.manifest import load_manifest, steps_per_epoch
+from utils.data.manifest import load_manifest
 from utils.models.build import build_model, count_macs
 from utils.models.fast_layers import accelerate
 from utils.models.presets import FishNetConfig
@@ -164,27 +164,24 @@ def waiting(
         preset: name of the network.
         data_dir: folder of TFRecords.
         batch_size: images per step.
-        steps: steps to measure, after as many that fill caches and buffers.
+        steps: steps to measure, after as many that fill buffers.
 
     Returns:
-        Dict: pipeline_images_per_second with decoded images in the cache, and waiting_share, the
-        fraction of a training step that is spent waiting, in [0, 1].
+        Dict: pipeline_images_per_second and pipeline_cpu_ms (of a batch) without a network,
+        waiting_share, the fraction of a training step that is spent waiting, in [0, 1], and
+        own_mb and shared_mb, resident memory while training: of this process alone, and of files
+        that all processes share.
     """
     manifest = load_manifest(data_dir)
-    batches = iter(
-        pipeline.training_batches(
-            data_dir,
-            manifest,
-            batch_size=batch_size,
-            epochs=1000,
-            augment=get_recipe("tuned").augment,
-        )
-    )
-    for _ in range(steps_per_epoch(manifest, "val", batch_size) + 1):
-        next(batches)  # the first epoch decodes
-    start = time.perf_counter()
+    augment = get_recipe("tuned").augment
+    source = pipeline.Source(data_dir, manifest, batch_size, augment=augment)
+    batches = iter(pipeline.feed(pipeline.training_batches(source, epochs=1000)))
+    for _ in range(source.steps):  # until all images have been touched
+        next(batches)
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(5 * steps):
         next(batches)
+    cpu_ms = 1000 * (time.process_time() - cpu) / (5 * steps)
     alone = 5 * steps * batch_size / (time.perf_counter() - start)
 
     model = compiled(preset, "float32", False, True, batch_size)
@@ -197,7 +194,15 @@ def waiting(
         if step >= steps:
             waited += there - start
             worked += time.perf_counter() - there
-    return {"pipeline_images_per_second": alone, "waiting_share": waited / (waited + worked)}
+    memory = psutil.Process().memory_info()
+    shared = getattr(memory, "shared", 0)  # Linux alone tells
+    return {
+        "pipeline_images_per_second": alone,
+        "pipeline_cpu_ms": cpu_ms,
+        "waiting_share": waited / (waited + worked),
+        "own_mb": (memory.rss - shared) / 2**20,
+        "shared_mb": shared / 2**20,
+    }
 
 
 def training(**options: Any) -> dict[str, Any]:

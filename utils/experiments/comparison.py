@@ -159,10 +159,8 @@ def background_baseline(
         Dict of accuracy, the fraction of background pixels, and iou, its mean over background and
         classes.
     """
-    batches = pipeline.evaluation_batches(
-        data_dir, manifest, batch_size=256, split=split, task="segmentation"
-    )
-    masks = np.concatenate([masks for _, masks in batches.as_numpy_iterator()])
+    source = pipeline.Source(data_dir, manifest, split=split, task="segmentation")
+    masks = np.concatenate([masks for _, masks in pipeline.evaluation_batches(source)])
     background = (masks == 0).mean()
     return {"accuracy": background, "iou": background / len(np.unique(masks))}
 

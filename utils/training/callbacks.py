@@ -73,7 +73,6 @@ class Measurements(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes when the epoch began; in an epoch that was cut off, brings its sums back."""
-        environment.release_free_memory()
         self.start = time.perf_counter() - self.state.elapsed
         for variable, array in self.sums:
             variable.assign(array)

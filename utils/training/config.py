@@ -6,7 +6,7 @@ import typing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from utils.data.manifest import DATASETS, ORDERS, SHUFFLE_WINDOW, SPLITS
+from utils.data.manifest import DATASETS, ORDERS, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, get_preset
@@ -35,7 +35,7 @@ RECIPE_CHANGES = (
 NAMED = (
     "task", "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
     "initial_weights", "precision", "fast_layers", "eager", "split", "record_order",
-    "shuffle_window", *RECIPE_CHANGES,
+    *RECIPE_CHANGES,
 )  # fmt: skip
 
 # Fields that may change when a run is continued: they do not decide its result.
@@ -43,6 +43,10 @@ INCIDENTAL = (
     "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "distribution",
     "tensorboard",
 )  # fmt: skip
+
+# How order and crops follow from the seed: 1 was tf.data's, which drew each image from a window.
+INPUT = 2
+_WINDOWS = {"shuffled": 20_000, "classes": 1000}  # the `shuffle_window` that 1 had, by order
 
 # tiny-shapes is small: smaller batches and more epochs give it as many steps as it needs.
 SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
@@ -63,7 +67,6 @@ RULES: dict[str, Rule] = {
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "blocks": _COUNT,
-    "shuffle_window": _COUNT,
     "seed": ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     "batch_norm_momentum": _SHARE,
     "fraction": ("a number in (0, 1]", lambda value: 0 < value <= 1),
@@ -128,7 +131,6 @@ class RunConfig:
     fraction: float = 1.0  # of the training images that are used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
     record_order: str = "shuffled"  # or "classes": one class after another, as if never shuffled
-    shuffle_window: int = SHUFFLE_WINDOW  # images among which each epoch's order is drawn
 
     # execution and bookkeeping
     fast_layers: bool = True  # on a CPU, layers that compute the same faster; False: Keras' own
@@ -248,6 +250,7 @@ class RunConfig:
         return {
             **{name: value for name, value in values.items() if name not in INCIDENTAL},
             "recipe_fields": asdict(self.full_recipe),
+            "input": INPUT,
         }
 
     def differences(
@@ -292,6 +295,9 @@ def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
     usual: dict[str, typing.Any] = {field.name: field.default for field in fields(RunConfig)}
     usual["precision"] = "float32"  # before it could be "auto"
     values = {name: usual[name] for name in usual if name not in INCIDENTAL} | identity
+    values.pop("input", None)  # a complete run is what it is; `check_config` looks at it
+    if values.get("shuffle_window") == _WINDOWS[values["record_order"]]:
+        del values["shuffle_window"]
     recipe = values.pop("recipe_fields", {})
     values["recipe"] = current_name(values["recipe"], recipe.get("version", 1))
     changes = {name: values.pop(name) for name in RECIPE_CHANGES}

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from PIL import Image
 
-from utils.data import pipeline
-from utils.data.manifest import Manifest, evaluation_size
+from utils.data.manifest import Manifest
+from utils.data.pipeline import Batches, Source, evaluation_batches, feed
+from utils.data.read_records import encoded_images
 from utils.files import compact_model, replacing
 from utils.training.config import ResolvedConfig, RunConfig
 
@@ -70,46 +71,38 @@ def kept_model(config: RunConfig) -> keras.Model:
 
 
 def keep_predictions(
-    config: ResolvedConfig,
-    model: keras.Model,
-    batches: Any,
-    manifest: Manifest,
-    result: dict[str, Any],
+    config: ResolvedConfig, model: keras.Model, source: Source, result: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes what the analysis needs of a classifier.
 
     Args:
         config: the `RunConfig` of the run.
         model: its trained `keras.Model`.
-        batches: the `tf.data.Dataset` that it is evaluated on.
-        manifest: of the dataset.
+        source: what it reads.
         result: the run's, which says whether the predictions are to be committed.
 
     Returns:
         The accuracy of the mean with flipped images, as part of a result.
     """
-    images = evaluation_size(manifest, config.split)  # without blank ones
-    probabilities, flipped = (_predict(model, b)[:images] for b in (batches, batches.map(_flip)))
-    labels = np.concatenate([batch[1].numpy() for batch in batches])[:images]
+    batches = evaluation_batches(source)
+    probabilities = _predict(model, batches)
+    flipped = _predict(model, evaluation_batches(source, flipped=True))
+    labels = np.concatenate([labels for _, labels in batches])
     save_predictions(
         predictions_path(config.result_file, config.run_dir, result),
         probabilities=probabilities,
         labels=labels,
-        manifest=manifest,
-        images=pipeline.encoded_images(config.data_dir, manifest, split=config.split),
+        manifest=source.manifest,
+        images=encoded_images(config.data_dir, source.manifest, config.split),
     )
     correct = (probabilities + flipped).argmax(axis=1) == labels
     return {"top1": float(correct.mean()), "split": config.split}
 
 
-def _predict(model: keras.Model, batches: Any) -> np.ndarray:
+def _predict(model: keras.Model, batches: Batches) -> np.ndarray:
     """Probabilities (images, classes); labels are passed over."""
-    logits = model.predict(batches, verbose=0)
+    logits = model.predict(feed(batches), verbose=0)
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-
-
-def _flip(images: Any, *rest: Any) -> tuple:
-    return images[:, :, ::-1], *rest
 
 
 def is_kept(result: dict[str, Any]) -> bool:

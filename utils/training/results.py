@@ -120,7 +120,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
         path: the `.json` file.
 
     Returns:
-        The result; a recipe that has been renamed or replaced has its name of today.
+        The result; its recipe and its command are as they would be today.
 
     Raises:
         ValueError: the file is not a result; names it.
@@ -139,6 +139,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
         result["command"] = re.sub(
             rf"-p recipe {old}(?= |$)", f"-p recipe {new}", result["command"]
         )
+    if "command" in result:  # class order has no other window now
+        result["command"] = result["command"].replace(" -p shuffle_window 1000", "")
     return result
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 
 from utils import environment
-from utils.data import pipeline
 from utils.data.manifest import Manifest, load_manifest, manifest_sha256, steps_per_epoch
+from utils.data.pipeline import Source, evaluation_batches, feed, training_batches
 from utils.devices import Devices, find_devices
 from utils.files import DISK_FULL, save_model
 from utils.models.build import Resized, build_model, count_macs, count_parameters, start_from
@@ -76,10 +76,11 @@ def train(config: RunConfig) -> dict[str, Any]:
             run_folder.check_config(folder, config, sha256)
         result = results.new_result(config, manifest, sha256)
         with environment.deterministic_ops(), devices.scope():
-            evaluation = _evaluation_batches(config, manifest, devices)
-            weights, average = _fit(config, manifest, devices, steps, evaluation, result)
+            source = source_of(config, manifest)
+            evaluation = feed(evaluation_batches(source, devices=devices))
+            weights, average = _fit(config, source, devices, steps, evaluation, result)
         if devices.is_main:
-            _finish(config, manifest, weights, average, evaluation, result)
+            _finish(config, source, weights, average, result)
         devices.broadcast(0)  # the others wait until all is written
     return results.read_result(config.result_file)
 
@@ -97,7 +98,7 @@ def _with_precision(config: ResolvedConfig) -> ResolvedConfig:
 
 def _fit(
     config: ResolvedConfig,
-    manifest: Manifest,
+    source: Source,
     devices: Devices,
     steps: int,
     evaluation: Any,
@@ -109,7 +110,7 @@ def _fit(
         The weights, and with `ema` their average; `result` has the history and the metrics.
     """
     folder = Path(config.run_dir)
-    model, metrics = compiled_model(config, manifest, devices, steps)
+    model, metrics = compiled_model(config, source.manifest, devices, steps)
     variables = _by_name(model, metrics)
     state, sums = _restore(config, steps, variables, metrics, devices)
     result["env"]["devices"] = devices.count
@@ -130,21 +131,23 @@ def _fit(
         with held_back_signals(devices.processes) as signals:
             while state.epoch < config.epochs:
                 last = _next_stop(config, model, state)
-                with pipeline.reading_records(config.data_dir):
-                    model.fit(
-                        _training_batches(config, manifest, state, last),
-                        initial_epoch=state.epoch,
-                        epochs=last,
-                        steps_per_epoch=steps - state.step,
-                        validation_data=evaluation,
-                        callbacks=[
-                            Measurements(config, state, steps, sums, end_epoch),
-                            Checkpoints(config, state, steps, save, signals),
-                            *_callbacks_of(config, state),
-                        ],
-                        shuffle=False,  # the batches come shuffled
-                        verbose=0,
-                    )
+                training = training_batches(
+                    source, epochs=last, start=state.epoch * steps + state.step, devices=devices
+                )
+                model.fit(
+                    feed(training),
+                    initial_epoch=state.epoch,
+                    epochs=last,
+                    steps_per_epoch=steps - state.step,
+                    validation_data=evaluation,
+                    callbacks=[
+                        Measurements(config, state, steps, sums, end_epoch),
+                        Checkpoints(config, state, steps, save, signals),
+                        *_callbacks_of(config, state),
+                    ],
+                    shuffle=False,  # the batches come shuffled
+                    verbose=0,
+                )
     except Stopped as stopped:
         raise TrainingError(
             f"Stopped by {stopped} after epoch {state.epoch} and {state.step} steps. All of it "
@@ -159,7 +162,7 @@ def _fit(
             f"epochs are kept in {folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         ) from None
-    average = _evaluate_at_the_end(config, manifest, devices, model, evaluation, result)
+    average = _evaluate_at_the_end(config, source, devices, model, evaluation, result)
     return model.get_weights(), average
 
 
@@ -325,18 +328,23 @@ def _restore(
     return state, sums
 
 
-def _evaluation_batches(
-    config: ResolvedConfig, manifest: Manifest, devices: Devices, on_train: bool = False
-) -> Any:
-    return pipeline.evaluation_batches(
+def source_of(config: ResolvedConfig, manifest: Manifest) -> Source:
+    """What a run reads.
+
+    Args:
+        config: of the run.
+        manifest: of its dataset.
+    """
+    return Source(
         config.data_dir,
         manifest,
         batch_size=config.batch_size,
         split=config.split,
         task=config.task,
-        on_train=on_train,
         fraction=config.fraction,
-        whole_batches=devices.count > 1,
+        record_order=config.record_order,
+        augment=config.full_recipe.augment,
+        seed=config.seed,
     )
 
 
@@ -350,26 +358,6 @@ def _record(config: ResolvedConfig, result: dict[str, Any], state: TrainState) -
             "split": config.split,
         }
     results.write_result(config.result_file, result)
-
-
-def _training_batches(
-    config: ResolvedConfig, manifest: Manifest, state: TrainState, last: int
-) -> Any:
-    return pipeline.training_batches(
-        config.data_dir,
-        manifest,
-        batch_size=config.batch_size,
-        first_epoch=state.epoch,
-        first_step=state.step,
-        epochs=last,
-        seed=config.seed,
-        split=config.split,
-        fraction=config.fraction,
-        augment=config.full_recipe.augment,
-        task=config.task,
-        record_order=config.record_order,
-        shuffle_window=config.shuffle_window,
-    )
 
 
 def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callbacks.Callback]:
@@ -395,7 +383,7 @@ def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callb
 
 def _evaluate_at_the_end(
     config: ResolvedConfig,
-    manifest: Manifest,
+    source: Source,
     devices: Devices,
     model: keras.Model,
     evaluation: Any,
@@ -406,16 +394,16 @@ def _evaluate_at_the_end(
     Returns:
         That average, with BatchNorm's statistics as they are with it; the model keeps its weights.
     """
-    clean = _evaluation_batches(config, manifest, devices, on_train=True)
-    measured = model.evaluate(clean, return_dict=True, verbose=0)
+    clean = evaluation_batches(source, on_train=True, devices=devices)
+    measured = model.evaluate(feed(clean), return_dict=True, verbose=0)
     result["metrics_train"] = reported(measured, config.task)
     if not config.full_recipe.ema:
         return None
     last = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    averaged = new_model(config, manifest, config.precision)
+    averaged = new_model(config, source.manifest, config.precision)
     averaged.set_weights(model.get_weights())
-    estimate_batch_norm(averaged, clean)
+    estimate_batch_norm(averaged, evaluation_batches(source, on_train=True))
     average = averaged.get_weights()
     model.set_weights(average)
     measured = model.evaluate(evaluation, return_dict=True, verbose=0)
@@ -426,15 +414,14 @@ def _evaluate_at_the_end(
 
 def _finish(
     config: ResolvedConfig,
-    manifest: Manifest,
+    source: Source,
     weights: list[Any],
     average: list[Any] | None,
-    evaluation: Any,
     result: dict[str, Any],
 ) -> None:
     """Writes the final weights, the predictions and the complete result."""
     folder = Path(config.run_dir)
-    final = new_model(config, manifest)
+    final = new_model(config, source.manifest)
     if average is not None:
         final.set_weights(average)
         save_model(final, folder / "model_ema.keras")
@@ -443,9 +430,9 @@ def _finish(
     if config.task == "classification":
         measured = final
         if config.precision != "float32":  # what is kept is of the network as it was evaluated
-            measured = new_model(config, manifest, config.precision)
+            measured = new_model(config, source.manifest, config.precision)
             measured.set_weights(weights)
-        result["metrics_flip"] = keep_predictions(config, measured, evaluation, manifest, result)
+        result["metrics_flip"] = keep_predictions(config, measured, source, result)
     if is_kept(result):
         keep_weights(config)
     result["status"] = "complete"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from utils.files import replacing
+from utils.files import locked, replacing
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 LOCK = "lock"
 STATE = "state"  # name of the JSON among a checkpoint's arrays
 KEPT = 2  # checkpoints
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @dataclasses.dataclass
@@ -57,28 +55,25 @@ def lock(folder: Path) -> Iterator[None]:
         TrainingError: another process is in it, or it cannot be made.
     """
     file = Path(folder, LOCK)
-    held = FileLock(file, timeout=0, fallback_to_soft=False)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
-    except Timeout:
-        raise TrainingError(
-            f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, or "
-            "use another run_dir."
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+    with contextlib.ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            without = stack.enter_context(locked(file, timeout=0))
+        except Timeout:
+            raise TrainingError(
+                f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, "
+                "or use another run_dir."
+            ) from None
+        except OSError as error:
             raise TrainingError(
                 f"run_dir {folder} cannot be used ({error}). Choose another run_dir."
             ) from error
-        print(
-            f"Warning: the drive of {file} has no file locks ({error}), so a second process in "
-            "this folder would not be noticed. Make sure that no other one trains here."
-        )
-    try:
+        if without:
+            print(
+                f"Warning: the drive of {file} has no file locks ({without}), so a second process "
+                "in this folder would not be noticed. Make sure that no other one trains here."
+            )
         yield
-    finally:
-        held.release()
 
 
 def in_use(folder: Path | str) -> bool:
@@ -101,16 +96,24 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
         manifest_sha256: of its dataset.
 
     Raises:
-        TrainingError: the folder is of another run; names what differs.
+        TrainingError: the folder is of another run, and names what differs; or of a version that
+            read the images in another order.
     """
-    path = Path(folder, "config.json")
+    path, identity = Path(folder, "config.json"), config.identity()
     if not path.exists():
         with replacing(path, "w") as file:
-            json.dump({**config.identity(), "manifest_sha256": manifest_sha256}, file, indent=1)
+            json.dump({**identity, "manifest_sha256": manifest_sha256}, file, indent=1)
         return
-    differences = config.differences(json.loads(path.read_text()), manifest_sha256)
+    found = json.loads(path.read_text())
+    differences = config.differences(found, manifest_sha256)
+    if not differences and found.get("input", 1) == identity["input"]:
+        return
     if not differences:
-        return
+        raise TrainingError(
+            f"{folder} holds a run of another version of this project, which reads the images in "
+            "another order: here it would not go on as it began. Use another run_dir, delete that "
+            "folder, or go on with that version."
+        )
     remedy = more_epochs(folder, differences) or (
         "Use the same parameters, another run_dir, or delete that folder."
     )

@@ -22,8 +22,8 @@ import tensorflow as tf
 import tf_keras
 
 from utils import environment
-from utils.data import pipeline
 from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
+from utils.data.pipeline import Source, evaluation_batches, feed, training_batches
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.layers_in_call.network import FishNet
 from utils.experiments.layers_in_call.variants import EVALUATED_TRAIN_BATCHES, Variant, run_id
@@ -183,13 +183,13 @@ def train(
     def pixels(images: Any, labels: Any) -> Any:
         return tf.cast(images, tf.float32) / 255, labels
 
-    part: Any = {"batch_size": batch_size, "split": config.split, "fraction": config.fraction}
-    training = pipeline.training_batches(data_dir, manifest, epochs=epochs, seed=seed, **part)
-    fixed = pipeline.training_batches(data_dir, manifest, epochs=1, shuffle_window=1, **part)
+    source = Source(
+        data_dir, manifest, batch_size, config.split, fraction=config.fraction, seed=seed
+    )
+    training = feed(training_batches(source, epochs=epochs)).map(pixels)
+    fixed = feed(evaluation_batches(source, on_train=True))
     fixed = fixed.take(EVALUATED_TRAIN_BATCHES).cache().map(pixels)
-    held_out = pipeline.evaluation_batches(
-        data_dir, manifest, batch_size=batch_size, split=config.split
-    ).map(pixels)
+    held_out = feed(evaluation_batches(source)).map(pixels)
     history: dict = {}
     log = Epochs(history, fixed, steps or all_steps, batch_size)
     plateau = tf_keras.callbacks.ReduceLROnPlateau(
@@ -197,7 +197,7 @@ def train(
     )
     start = time.perf_counter()
     model.fit(
-        training.map(pixels),
+        training,
         epochs=epochs,
         steps_per_epoch=steps or all_steps,
         validation_data=held_out,
