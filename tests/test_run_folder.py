@@ -212,6 +212,21 @@ def test_more_epochs_are_another_run(make_config):
     train(make_config("more", epochs=1, initial_weights=weights))
 
 
+def test_a_run_that_began_with_another_order_does_not_go_on(make_config, tmp_path):
+    config = make_config(seed=3)
+    run_folder.check_config(tmp_path, config, "a")
+    run_folder.check_config(tmp_path, config, "a")
+    path = tmp_path / "config.json"
+    older = json.loads(path.read_text()) | {"shuffle_window": 20_000}
+    del older["input"]
+    path.write_text(json.dumps(older))
+    text = f"{tmp_path} holds a run of another version of this project, which reads the images in a"
+    with pytest.raises(TrainingError, match=text):
+        run_folder.check_config(tmp_path, config, "a")
+    with pytest.raises(TrainingError, match="other parameters .seed: 3 there, 4 now"):
+        run_folder.check_config(tmp_path, make_config(seed=4), "a")
+
+
 def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, copied):
     config = make_config(epochs=1)
     train(config)

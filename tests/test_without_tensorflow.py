@@ -31,7 +31,8 @@ from utils.training.run import source_of
 
 folder = sys.argv[1]
 environment.prepare()
-manifest = prepare_dataset("tiny-shapes", folder + "/data", train_per_class=4, validation_per_class=2)
+few = dict(train_per_class=4, validation_per_class=2)
+manifest = prepare_dataset("tiny-shapes", folder + "/data", **few)
 config = RunConfig(
     dataset="tiny-shapes", preset="small", batch_size=48, epochs=2, split="holdout",
     data_dir=folder + "/data", run_dir=folder + "/run",
@@ -50,7 +51,8 @@ shutil.copy(folder + "/run/model.keras", folder + "/run/run.keras")
 model, words = load_classifier("run", results_dir=folder + "/run", weights_dir=folder + "/run")
 images, labels = evaluation_batches(source_of(config.resolve(), manifest))[0]
 Image.fromarray(images[0]).save(folder + "/image.png")
-print(result["status"], len(result["history"]["val_top1"]), classify(model, words, folder + "/image.png").shape)
+rows = classify(model, words, folder + "/image.png")
+print(result["status"], len(result["history"]["val_top1"]), rows.shape)
 """
 
 
