@@ -131,6 +131,11 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
         ),
         ({"preset": "unet", "width": 0.25}, "cannot be changed in unet"),
         (
+            {"recipe": "course", "evaluate_every": 5},
+            "evaluate_every must be 1 where plateau_patience lowers the learning rate by the "
+            "validation loss. Received: evaluate_every=5",
+        ),
+        (
             {"image_sizes": "32x1-48x1"},
             "total stride, 32 with stem='imagenet': 32, 64. Received: '32x1-48x1'",
         ),
@@ -146,6 +151,13 @@ def test_combinations_that_cannot_be_trained_are_refused(changes, text):
     with pytest.raises(ValueError, match="Received: ") as error:
         RunConfig(**changes)
     assert text in str(error.value)
+
+
+def test_the_last_epoch_is_always_evaluated():
+    assert RunConfig(epochs=3).evaluated_epochs == [1, 2, 3]
+    assert RunConfig(epochs=7, evaluate_every=3).evaluated_epochs == [3, 6, 7]
+    assert RunConfig(epochs=6, evaluate_every=3).evaluated_epochs == [3, 6]
+    assert RunConfig(epochs=2, evaluate_every=5).evaluated_epochs == [2]
 
 
 def test_what_excludes_another_can_be_set_to_zero():

@@ -104,6 +104,14 @@ def test_curves_of_segmentation_show_the_iou():
     assert list(right.lines[1].get_ydata()) == [0.1, 0.3]
 
 
+def test_curves_join_the_epochs_that_were_evaluated():
+    history = {"loss": [3, 2, 1], "val_loss": [None, 2, None], "top1": [0.1, 0.2, 0.3]}
+    history["val_top1"] = [None, 0.2, 0.3]
+    _, right = charts.plot_curves([result("simple", 3, history=history)]).axes
+    assert [list(line.get_xdata()) for line in right.lines[:2]] == [[1, 2, 3], [2, 3]]
+    assert list(right.lines[1].get_ydata()) == [0.2, 0.3]
+
+
 @pytest.fixture
 def table():
     """Three runs; the short one of `simple` is left out where the longest counts."""

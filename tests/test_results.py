@@ -206,6 +206,8 @@ def test_when_a_run_passes_a_level():
     history = {"val_top1": [0.1, 0.3, 0.2], "seconds": [90.0, 60.0, 60.0]}
     assert first_epoch_above(history, 0.2) == "epoch 2, 2 min"
     assert first_epoch_above(history, 0.3) == "–"
+    history["val_top1"][0] = None  # not evaluated
+    assert first_epoch_above(history, 0.05) == "epoch 2, 2 min"
 
 
 def test_calibration():

@@ -94,6 +94,6 @@ def first_epoch_above(history: Mapping[str, Any], level: float) -> str:
         "epoch 3, 5 min", or "–" when it never is.
     """
     for epoch, top1 in enumerate(history["val_top1"], start=1):
-        if top1 > level:
+        if top1 is not None and top1 > level:
             return f"epoch {epoch}, {sum(history['seconds'][:epoch]) / 60:.0f} min"
     return "–"

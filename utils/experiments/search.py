@@ -186,7 +186,11 @@ def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfi
         params=point,
         distributions={n: optuna.distributions.CategoricalDistribution(v) for n, v in space},
         value=result["metrics"]["top1"],
-        intermediate_values=dict(enumerate(result["history"]["val_top1"])),
+        intermediate_values={
+            epoch: top1
+            for epoch, top1 in enumerate(result["history"]["val_top1"])
+            if top1 is not None
+        },
         user_attrs={"run_id": config.run_id},
     )
     study.add_trial(trial)

@@ -150,7 +150,8 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
             style = {"color": colors[preset], "alpha": 1 if count == longest else 0.5}
             for axes, name in ((left, "loss"), (right, shown)):
                 axes.plot(range(1, count + 1), history[name], "--", **style)
-                axes.plot(range(1, count + 1), history[f"val_{name}"], "o-", ms=2.5, **style)
+                evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
+                axes.plot(evaluated.index, evaluated, "o-", ms=2.5, **style)
             right.plot([], [], label=f"{preset}, {count} epochs", **style)
         left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
         right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))

@@ -73,7 +73,7 @@ class Measurements(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes when the epoch began; in an epoch that was cut off, brings its sums back."""
-        self.start = time.perf_counter() - self.state.elapsed
+        self.start, self.trained = time.perf_counter() - self.state.elapsed, 0.0
         for variable, array in self.sums:
             variable.assign(array)
 
@@ -100,12 +100,18 @@ class Measurements(keras.callbacks.Callback):
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Adds the epoch's numbers to the history."""
-        check_finite(logs["loss"], logs["val_loss"])
+        """Adds the epoch's numbers to the history; None for the split if it was not evaluated."""
         end = time.perf_counter()
         images = self.steps * self.config.batch_size
         task = self.config.task
-        measured = reported(logs, task) | reported(logs, task, "val_")
+        measured: dict[str, float | None] = {**reported(logs, task)}
+        if self.trained:
+            check_finite(logs["loss"], logs["val_loss"])
+            measured |= reported(logs, task, "val_")
+        else:
+            check_finite(logs["loss"])
+            self.trained = end
+            measured |= {f"val_{name}": None for name in REPORTED[task]}
         measured |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": round(end - self.start, 2),

@@ -40,8 +40,8 @@ NAMED = (
 
 # Fields that may change when a run is continued: they do not decide its result.
 INCIDENTAL = (
-    "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "distribution",
-    "tensorboard",
+    "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "evaluate_every",
+    "distribution", "tensorboard",
 )  # fmt: skip
 
 # How order and crops follow from the seed: 1 was tf.data's, which drew each image from a window.
@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "kind": one_of(("train", "ablation")),
     "distribution": one_of(DISTRIBUTIONS),
     "epochs": _COUNT,
+    "evaluate_every": _COUNT,
     "batch_size": _COUNT,
     "blocks": _COUNT,
     "seed": ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
@@ -138,6 +139,7 @@ class RunConfig:
     distribution: str = "auto"  # over all GPUs; "none": the first device alone
     kind: str = "train"  # or "ablation": kept out of the results table
     checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
+    evaluate_every: int = 1  # epochs; the last one is evaluated anyway
     tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
     results_dir: str | None = None  # of the JSON; None: report/results, of drawn images run_dir
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
@@ -162,6 +164,11 @@ class RunConfig:
             raise ValueError(
                 "record_order must be shuffled for any task but classification. "
                 f"Received: {self.record_order!r}"
+            )
+        if self.evaluate_every > 1 and self.full_recipe.plateau_patience:
+            raise ValueError(
+                "evaluate_every must be 1 where plateau_patience lowers the learning rate by the "
+                f"validation loss. Received: evaluate_every={self.evaluate_every}"
             )
 
     def _given(self, names: tuple[str, ...]) -> dict[str, typing.Any]:
@@ -243,6 +250,13 @@ class RunConfig:
         """Steps from one checkpoint to the next."""
         number, _, unit = str(self.resolve().checkpoint_every).partition(" ")
         return int(number) * (1 if unit == "steps" else steps_per_epoch)
+
+    @property
+    def evaluated_epochs(self) -> list[int]:
+        """The epochs, counted from 1, after which the run is evaluated."""
+        epochs = self.resolve().epochs
+        every = range(self.evaluate_every, epochs, self.evaluate_every)
+        return [*every, epochs]
 
     def identity(self) -> dict[str, typing.Any]:
         """What decides the result and must not change when a run is continued."""

@@ -188,11 +188,13 @@ def epoch_line(result: dict[str, Any], epoch: int) -> str:
     at = {name: values[epoch] for name, values in result["history"].items()}
     shown = LOGGED[result["task"]]
     train = " ".join(f"{TITLES[name]} {at[name]:.1%}" for name in shown)
-    val = " ".join(f"{at[f'val_{name}']:.1%}" for name in shown)
+    val = "not evaluated"
+    if at["val_loss"] is not None:
+        values = [f"{at['val_loss']:.3f}", *(f"{at[f'val_{name}']:.1%}" for name in shown)]
+        val = " ".join([result["dataset"]["split"], *values])
     return (
         f"epoch {epoch + 1}/{result['config']['epochs']} loss {at['loss']:.3f} {train} | "
-        f"{result['dataset']['split']} {at['val_loss']:.3f} {val} | "
-        f"lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
+        f"{val} | lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
         f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
     )
 

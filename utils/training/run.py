@@ -140,6 +140,7 @@ def _fit(
                     epochs=last,
                     steps_per_epoch=steps - state.step,
                     validation_data=evaluation,
+                    validation_freq=config.evaluated_epochs,
                     callbacks=[
                         Measurements(config, state, steps, sums, end_epoch),
                         Checkpoints(config, state, steps, save, signals),
@@ -353,8 +354,10 @@ def _record(config: ResolvedConfig, result: dict[str, Any], state: TrainState) -
     result["history"] = history = state.history
     if history["loss"]:
         result["seconds"] = {"total": sum(history["seconds"])}
+    evaluated = [i for i, loss in enumerate(history["val_loss"]) if loss is not None]
+    if evaluated:
         result["metrics"] = {
-            **{name: history[f"val_{name}"][-1] for name in results.REPORTED[config.task]},
+            **{n: history[f"val_{n}"][evaluated[-1]] for n in results.REPORTED[config.task]},
             "split": config.split,
         }
     results.write_result(config.result_file, result)

@@ -26,7 +26,7 @@ KEPT = 2  # checkpoints
 class TrainState:
     """How far a run is; with the variables, all that a checkpoint holds."""
 
-    history: dict[str, list[float]]  # lists of one number per epoch
+    history: dict[str, list[Any]]  # one number per epoch; None where none was measured
     epoch: int = 0  # epochs done
     step: int = 0  # steps done in the epoch after them
     elapsed: float = 0.0  # seconds spent in that epoch
