@@ -169,7 +169,7 @@ def waiting(
     Returns:
         Dict: pipeline_images_per_second and pipeline_cpu_ms (of a batch) without a network,
         waiting_share, the fraction of a training step that is spent waiting, in [0, 1], and
-        own_mb and shared_mb, resident memory while training: of this process alone, and of files
+        own_mb and shared_mb, resident memory without a network: of this process alone, and of files
         that all processes share.
     """
     manifest = load_manifest(data_dir)
@@ -183,6 +183,8 @@ def waiting(
         next(batches)
     cpu_ms = 1000 * (time.process_time() - cpu) / (5 * steps)
     alone = 5 * steps * batch_size / (time.perf_counter() - start)
+    memory = psutil.Process().memory_info()
+    shared = getattr(memory, "shared", 0)  # Linux alone tells
 
     model = compiled(preset, "float32", False, True, batch_size)
     waited, worked = 0.0, 0.0
@@ -194,8 +196,6 @@ def waiting(
         if step >= steps:
             waited += there - start
             worked += time.perf_counter() - there
-    memory = psutil.Process().memory_info()
-    shared = getattr(memory, "shared", 0)  # Linux alone tells
     return {
         "pipeline_images_per_second": alone,
         "pipeline_cpu_ms": cpu_ms,
