@@ -1,4 +1,18 @@
-from utils.experiments.benchmark import best_of
+import pytest
+
+from utils.experiments.benchmark import best_of, measure
+
+
+@pytest.mark.tracing
+def test_a_task_runs_in_a_process_of_its_own_or_in_this_one():
+    options = {"size": 32, "dtype": "bfloat16"}
+    for own_process in (True, False):
+        row = measure("matrix_product", own_process=own_process, **options)
+        assert row.pop("gflops") > 0
+        assert row == {"task": "matrix_product", "backend": "tensorflow", **options}
+    failed = measure("matrix_product", size=-1)
+    assert "gflops" not in failed
+    assert "-1" in failed["error"]
 
 
 def test_the_best_of_equal_settings_counts():

@@ -4,7 +4,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from utils.analysis.performance import last_epoch_table, profile_table, speed_table
+from utils.analysis.performance import (
+    last_epoch_table,
+    profile_table,
+    side_by_side_table,
+    speed_table,
+)
 from utils.experiments import benchmark
 from utils.figures import performance_charts, style
 
@@ -61,6 +66,45 @@ def test_a_setting_that_failed_keeps_its_error(speeds):
     table = speed_table([*speeds[:5], {**speeds[5], "error": "no memory"}], peak_gflops=20.0)
     assert list(table["error"].dropna()) == ["no memory"]
     assert math.isnan(table["ratio"][5])
+
+
+@pytest.fixture
+def beside():
+    def row(network, setting, *ratios):
+        speeds = {"ratios": list(ratios), "images_per_cpu_second": [100 * r for r in ratios]}
+        missing = {} if ratios else {"error": "no checkout"}
+        return {"network": network, "setting": setting, "error": "", **speeds} | missing
+
+    return side_by_side_table(
+        [
+            row("simple", "theirs", 0.5, 0.8, 0.4),
+            row("simple", "theirs, compiled", 0.7, 0.4),
+            row("simple", "ours", 1.0, 1.2, 1.1),
+            row(FISH, "theirs"),
+            row(FISH, "ours", 1.0),
+        ]
+    )
+
+
+def test_ours_are_compared_with_the_best_of_theirs(beside):
+    assert list(beside["network"][2:4]) == ["simple", "widths from 20"]
+    assert list(beside["ratio"][:3]) == pytest.approx([0.5, 0.55, 1.1])
+    assert list(beside["lowest"][:3]) == [0.4, 0.4, 1.0]
+    assert list(beside["highest"][:3]) == [0.8, 0.7, 1.2]
+    assert list(beside["images_per_cpu_second"][:3]) == pytest.approx([80, 70, 120])
+    assert list(beside["of_their_best"][:3]) == pytest.approx([0.5 / 0.55, 1, 2])
+    assert beside["ratio"].isna().to_list() == [False, False, False, True, False]
+    assert math.isnan(beside["of_their_best"][4])
+    assert list(beside["error"]) == ["", "", "", "no checkout", ""]
+
+
+def test_figure_beside_the_authors_code(beside):
+    style.set_style()
+    figure = performance_charts.plot_side_by_side(beside)
+    assert [axes.get_title() for axes in figure.axes] == ["simple", "widths from 20"]
+    drawn = [list(lines.lines[0].get_xdata()) for lines in figure.axes[0].containers]
+    assert drawn == [pytest.approx([0.5, 0.55]), pytest.approx([1.1])]
+    assert figure.axes[0].lines[-1].get_xdata()[0] == 1
 
 
 def test_profile_has_the_largest_first_and_zero_for_what_is_missing():

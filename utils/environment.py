@@ -157,16 +157,18 @@ def describe(precision: str = "float32") -> dict[str, Any]:
         precision: Keras dtype policy of the run.
 
     Returns:
-        Dict of versions, backend, device name, cores and the commit of this checkout.
+        Dict of versions, backend, device name, the CPU's cores and instruction sets, and the commit
+        of this checkout.
     """
     import keras
 
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("tensorflow", "keras", "jax")},
+        **{package: _version(package) for package in ("tensorflow", "keras", "jax", "torch")},
         "backend": keras.backend.backend(),
         "device": _gpu_name() if has_gpu() else _cpu_name(),
         "cpu_count": os.cpu_count(),
+        "instructions": instructions(),
         "precision": precision,
         "git_commit": _git_commit(),
     }

@@ -52,7 +52,9 @@ def side_by_side_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
             {
                 "network": network_name(row["network"]),
                 "setting": row["setting"],
-                "images_per_cpu_second": max(row.get("images_per_cpu_second", [float("nan")])),
+                "images_per_cpu_second": max(
+                    row.get("images_per_cpu_second", []), default=float("nan")
+                ),
                 "ratio": statistics.median(ratios),
                 "lowest": ratios[0],
                 "highest": ratios[-1],
