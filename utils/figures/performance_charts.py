@@ -53,9 +53,9 @@ def plot_side_by_side(table: pd.DataFrame) -> Any:
             spread = [part["ratio"] - part["lowest"], part["highest"] - part["ratio"]]
             axes.errorbar(part["ratio"], part["setting"], xerr=spread, fmt="o", ms=4, color=color)
         axes.axvline(1, color="0.4", linestyle="--")
-        axes.set(title=network, xlim=0)
+        axes.set(title=network, xlim=(0, 1.1 * table["highest"].max()))
     panels[0][0].invert_yaxis()
-    figure.supxlabel("images per CPU second, as a multiple of ours in float32")
+    figure.supxlabel("images per CPU second, as a multiple of ours in float32", fontsize=9)
     return figure
 
 
