@@ -89,6 +89,7 @@ def test_numbers_as_yaml_reads_them():
         ("width", -0.25, "`width` must be a positive multiple of 1/64"),
         ("dropout", 1.0, "[0, 1)"),
         ("batch_norm_momentum", 1.0, "batch_norm_momentum must be a number in [0, 1)"),
+        ("flip", "never", "flip must be one of random, alternating"),
         ("label_smoothing", -0.1, "label_smoothing must be in [0, 1)"),
         ("ema", 1.0, "ema must be in [0, 1)"),
         ("fraction", 0.0, "fraction must be a number in (0, 1]"),

@@ -33,6 +33,27 @@ def equal(batches, expected):
             np.testing.assert_array_equal(our, their)
 
 
+def test_alternating_flips_show_both_sides_of_an_image_in_two_epochs(source):
+    source = replace(source, augment=True, flip="alternating", batch_size=96, seed=1)
+    plan = training_batches(source, epochs=4).plan
+    epochs = [{}, {}, {}, {}]
+    for index, (rows, (_, flipped)) in enumerate(plan):
+        epochs[index // source.steps].update(zip(rows.tolist(), flipped.tolist(), strict=True))
+    first, second, *later = epochs
+    assert sorted(first) == list(range(24 * 12))
+    assert all(second[row] != first[row] for row in first)
+    assert later == [first, second]
+    assert 0.4 < np.mean(list(first.values())) < 0.6
+    offsets = training_batches(replace(source, flip="random"), epochs=4).plan[5].moves[0]
+    np.testing.assert_array_equal(plan[5].moves[0], offsets)
+    other = training_batches(replace(source, seed=2), epochs=1).plan[0]
+    assert (
+        dict(zip(other.rows.tolist(), other.moves[1].tolist(), strict=True)).items() - first.items()
+    )
+    on = training_batches(source, epochs=4, start=source.steps + 1).plan[0]
+    np.testing.assert_array_equal(on.moves[1], plan[source.steps + 1].moves[1])
+
+
 def test_an_epoch_is_a_permutation_of_all_images(source):
     batches = list(training_batches(replace(source, batch_size=96), epochs=2))
     assert [(x.shape, x.dtype, y.dtype) for x, y in batches] == 6 * [

@@ -28,7 +28,7 @@ NETWORK_CHANGES = (
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
-    "label_smoothing", "ema", "image_sizes",
+    "flip", "label_smoothing", "ema", "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -123,6 +123,7 @@ class RunConfig:
     plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
     l2: float | None = None  # times the kernels, added to their gradients
     augment: bool | None = None  # random crops and horizontal flips
+    flip: str | None = None  # of these: random, or alternating, each image in every second epoch
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
     label_smoothing: float | None = None  # part of the target that is spread over all classes
     ema: float | None = None  # momentum of an average of the weights, evaluated too; 0: none

@@ -31,6 +31,9 @@ OPTIMIZERS = {
 }
 
 
+FLIPS = ("random", "alternating")  # each image anew; or each one in every second epoch
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything about training that is not the network or the data.
@@ -46,6 +49,7 @@ class Recipe:
     plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
     l2: float = 0.0  # times the kernels, added to their gradients
     augment: bool = False  # random crops and horizontal flips
+    flip: str = "random"  # in `FLIPS`; how images are flipped where they are augmented
     standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
     label_smoothing: float = 0.0  # part of the target that is spread over all classes
     ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
@@ -61,6 +65,7 @@ class Recipe:
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {self.optimizer!r}"
             )
         for name, required, valid in (
+            ("flip", f"one of {', '.join(FLIPS)}", self.flip in FLIPS),
             ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("l2", "at least 0", 0 <= self.l2 < math.inf),

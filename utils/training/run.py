@@ -345,6 +345,7 @@ def source_of(config: ResolvedConfig, manifest: Manifest) -> Source:
         fraction=config.fraction,
         record_order=config.record_order,
         augment=config.full_recipe.augment,
+        flip=config.full_recipe.flip,
         seed=config.seed,
     )
 
