@@ -12,8 +12,8 @@ COLUMNS = {
     "graph_error": "graph stops\nwith the error",
     "memory": "memory grows:\nMiB a call",
     "seconds": "slower: last /\nsecond epoch",
-    "train": "train top-1\n(of sound's)",
-    "val": "val top-1\n(of its train)",
+    "train": "train top-1\n(equal epochs)",
+    "val": "val top-1\n(equal train)",
 }
 LAYERS = {
     "none": "nothing: the sound network",
@@ -41,15 +41,15 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
 
     Args:
         table: As `utils.experiments.layers_in_call.symptoms.symptoms` returns it.
-        course: The row of the same network in `utils.analysis.published.COURSE_REPORT`.
+        course: The row of the same network in `utils.analysis.published.COURSE_REPORT`, with what
+            `utils.experiments.layers_in_call.symptoms.beside` says of it.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 0.75))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 0.95))
     labels = ["course report, simple"]
-    train, val = course["train_top1"], course["val_top1"]
-    texts = ["yes", "yes", "yes", f"{train:.1%}", f"{val:.1%} ({val / train:.0%})", "30"]
+    texts = ["yes", "yes", "yes", _text(course, "train"), _text(course, "val"), "30"]
     _draw_row(axes, 0, texts, ["shown"] * len(COLUMNS))
     for y, (_, row) in enumerate(table.iterrows(), 1):
         labels.append(_label(row))
@@ -71,6 +71,8 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
         LEGEND.values(),
         loc="outside lower center",
         ncols=len(LEGEND),
+        title="in brackets: share of the sound network's, at equal epochs or equal train top-1",
+        title_fontsize=SMALL,
         fontsize=SMALL,
     )
     return figure
@@ -95,8 +97,7 @@ def _trained(row: pd.Series) -> str:
 def _text(row: pd.Series, name: str) -> str:
     if name in ("train", "val"):
         value = row[f"{name}_top1"]
-        share = row["times_train" if name == "train" else "val_to_train"]
-        return "–" if pd.isna(value) else f"{value:.1%} ({share:.0%})"
+        return "–" if pd.isna(value) else f"{value:.1%} ({row[f'times_{name}']:.0%})"
     value = row[name]
     if pd.isna(value):
         return "–"
