@@ -25,7 +25,7 @@ def set_style() -> None:
     Notebooks show figures as JPEG: with photographs in them, PNG would be five times as large.
     """
     if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80, "subsampling": 0})
     sns.set_theme(context="paper", style="whitegrid", palette=PALETTE)
     plt.rcParams.update(
         {
