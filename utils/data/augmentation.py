@@ -1,5 +1,7 @@
 """Random crops and horizontal flips of a batch, and what they do to boxes and masks."""
 
+from typing import Any
+
 import numpy as np
 
 CROP_PADDING = 8  # pixels reflected at each border before the random crop
@@ -37,8 +39,8 @@ def crop_and_flip(images: np.ndarray, offsets: np.ndarray, flipped: np.ndarray) 
         He et al. (2016), section 4.2, with reflection in place of zeros.
     """
     count, height, width = images.shape[:3]
-    rows = _reflect(offsets[0][:, None] + np.arange(height), height)
-    columns = _reflect(offsets[1][:, None] + np.arange(width), width)
+    rows = reflect(offsets[0][:, None] + np.arange(height), height)
+    columns = reflect(offsets[1][:, None] + np.arange(width), width)
     columns = np.where(flipped[:, None], columns[:, ::-1], columns)
     rows += height * np.arange(count)[:, None]
     # Each pixel is one item, whatever its channels: a quarter of the time.
@@ -69,7 +71,14 @@ def crop_and_flip_boxes(
     return np.stack([xmin, ymin, xmax, ymax], axis=1)
 
 
-def _reflect(index: np.ndarray, size: int) -> np.ndarray:
-    """Reflects positions outside [0, size) at the border, as `numpy.pad(mode="reflect")`."""
-    index = np.abs(index)
-    return np.where(index >= size, 2 * (size - 1) - index, index)
+def reflect(index: Any, size: int) -> Any:
+    """Reflects positions outside [0, size) at the border, as `numpy.pad(mode="reflect")`.
+
+    Args:
+        index: Integers in (-size, 2 * size - 1), of NumPy or of JAX.
+        size: Of the axis.
+
+    Returns:
+        An array like `index`.
+    """
+    return size - 1 - abs(size - 1 - abs(index))

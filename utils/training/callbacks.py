@@ -54,6 +54,7 @@ class Measurements(keras.callbacks.Callback):
         sums: pairs (variable, array) of what the metrics had added up in an epoch that was cut
             off; `fit` begins every epoch at zero.
         end_epoch: called after each epoch.
+        together: steps that one program trains, as which `fit` counts them.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Measurements(keras.callbacks.Callback):
         steps: int,
         sums: list[tuple[Any, Any]],
         end_epoch: Callable[[], None],
+        together: int = 1,
     ) -> None:
         super().__init__()
+        self.together = together
         self.config, self.state, self.steps, self.end_epoch = config, state, steps, end_epoch
         self.sums = sums if state.step else []
         self.first_step = state.step
@@ -80,14 +83,16 @@ class Measurements(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the step, checks the loss every 20 steps, and says once how long it will take."""
         now = time.perf_counter()
-        self.state.step, self.state.elapsed = self.first_step + batch + 1, now - self.start
-        if batch % CHECK_EVERY == 0:
+        self.state.step = self.first_step + (batch + 1) * self.together
+        self.state.elapsed = now - self.start
+        since_first = batch * self.together
+        if since_first % CHECK_EVERY < self.together:
             check_finite(logs["loss"])
         if batch == 0:
             self.second_step = now
-        elif batch == CHECK_EVERY and not self.announced:
+        elif since_first >= CHECK_EVERY and not self.announced:
             self.announced = True
-            rate = batch / (now - self.second_step)
+            rate = since_first / (now - self.second_step)
             print(
                 f"{rate * self.config.batch_size:.0f} images/s, about "
                 f"{self.steps / rate / 60:.1f} min per epoch, "
@@ -136,6 +141,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps: per epoch.
         save: writes a checkpoint.
         signals: names of those caught so far, see `held_back_signals`.
+        together: steps that one program trains; between them nothing can be saved.
     """
 
     def __init__(
@@ -145,8 +151,10 @@ class Checkpoints(keras.callbacks.Callback):
         steps: int,
         save: Callable[[], None],
         signals: list[str],
+        together: int = 1,
     ) -> None:
         super().__init__()
+        self.together = together
         self.state, self.steps, self.save, self.signals = state, steps, save, signals
         self.epochs, self.every = config.epochs, config.checkpoint_steps(steps)
         self.saved = time.monotonic()
@@ -169,7 +177,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _is_due(self) -> bool:
         done = self.state.epoch * self.steps + self.state.step
         age = time.monotonic() - self.saved
-        return bool(self.signals) or done % self.every == 0 or age >= CHECKPOINT_SECONDS
+        return bool(self.signals) or done % self.every < self.together or age >= CHECKPOINT_SECONDS
 
     def _save(self) -> None:
         self.save()

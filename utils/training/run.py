@@ -13,8 +13,9 @@ from typing import Any
 import keras
 
 from utils import environment
-from utils.data.manifest import Manifest, load_manifest, manifest_sha256, steps_per_epoch
-from utils.data.pipeline import Source, evaluation_batches, feed, training_batches
+from utils.accelerator import Feeder, OnDevice, keeps_images
+from utils.data.manifest import Manifest, load_manifest, manifest_sha256
+from utils.data.pipeline import Source, evaluation_batches, training_batches
 from utils.devices import Devices, find_devices
 from utils.files import DISK_FULL, save_model
 from utils.models.build import Resized, build_model, count_macs, count_parameters, start_from
@@ -64,7 +65,6 @@ def train(config: RunConfig) -> dict[str, Any]:
     manifest = _read_manifest(config)
     sha256 = manifest_sha256(manifest)
     devices = _devices_for(config)
-    steps = steps_per_epoch(manifest, config.split, config.batch_size, config.fraction)
     folder = Path(config.run_dir)
     if complete := results.complete_result(config, sha256):
         _print_log(config, complete)
@@ -77,8 +77,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         result = results.new_result(config, manifest, sha256)
         with environment.deterministic_ops(), devices.scope():
             source = source_of(config, manifest)
-            evaluation = feed(evaluation_batches(source, devices=devices))
-            weights, average = _fit(config, source, devices, steps, evaluation, result)
+            weights, average = _fit(config, source, devices, result)
         if devices.is_main:
             _finish(config, source, weights, average, result)
         devices.broadcast(0)  # the others wait until all is written
@@ -100,8 +99,6 @@ def _fit(
     config: ResolvedConfig,
     source: Source,
     devices: Devices,
-    steps: int,
-    evaluation: Any,
     result: dict[str, Any],
 ) -> tuple[list[Any], list[Any] | None]:
     """Trains what is left of a run, saving as it goes.
@@ -109,7 +106,9 @@ def _fit(
     Returns:
         The weights, and with `ema` their average; `result` has the history and the metrics.
     """
-    folder = Path(config.run_dir)
+    folder, steps = Path(config.run_dir), source.steps
+    feeder = Feeder(_on_device(config, devices), folder.parent)
+    evaluation = feeder(evaluation_batches(source, devices=devices))
     model, metrics = compiled_model(config, source.manifest, devices, steps)
     variables = _by_name(model, metrics)
     state, sums = _restore(config, steps, variables, metrics, devices)
@@ -131,19 +130,20 @@ def _fit(
         with held_back_signals(devices.processes) as signals:
             while state.epoch < config.epochs:
                 last = _next_stop(config, model, state)
+                together = feeder.together(steps, state.step)
                 training = training_batches(
                     source, epochs=last, start=state.epoch * steps + state.step, devices=devices
                 )
                 model.fit(
-                    feed(training),
+                    feeder(training, together),
                     initial_epoch=state.epoch,
                     epochs=last,
-                    steps_per_epoch=steps - state.step,
+                    steps_per_epoch=(steps - state.step) // together,
                     validation_data=evaluation,
                     validation_freq=config.evaluated_epochs,
                     callbacks=[
-                        Measurements(config, state, steps, sums, end_epoch),
-                        Checkpoints(config, state, steps, save, signals),
+                        Measurements(config, state, steps, sums, end_epoch, together),
+                        Checkpoints(config, state, steps, save, signals, together),
                         *_callbacks_of(config, state),
                     ],
                     shuffle=False,  # the batches come shuffled
@@ -163,7 +163,7 @@ def _fit(
             f"epochs are kept in {folder}. A lower learning rate or another seed or precision may "
             "help; use another run_dir for it."
         ) from None
-    average = _evaluate_at_the_end(config, source, devices, model, evaluation, result)
+    average = _evaluate_at_the_end(config, source, devices, model, feeder, result)
     return model.get_weights(), average
 
 
@@ -229,7 +229,9 @@ def compiled_model(
     if config.fast_layers and on_cpu and not config.eager:
         with environment.dtype_policy(config.precision):
             model = accelerate(model)
-    if config.full_recipe.sizes:
+    if _on_device(config, devices):
+        model = OnDevice(model, config.batch_size)
+    elif config.full_recipe.sizes:
         model = Resized(model)
     devices.synchronize_batch_norm(model)
     # XLA makes a CPU step slower on TensorFlow, and cannot mirror.
@@ -245,6 +247,10 @@ def compiled_model(
         run_eagerly=config.eager,
     )
     return model, metrics
+
+
+def _on_device(config: ResolvedConfig, devices: Devices) -> bool:
+    return keeps_images(config.task, devices) and not config.eager
 
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:
@@ -390,7 +396,7 @@ def _evaluate_at_the_end(
     source: Source,
     devices: Devices,
     model: keras.Model,
-    evaluation: Any,
+    feeder: Feeder,
     result: dict[str, Any],
 ) -> list[Any] | None:
     """Evaluates on training images as they are; with `ema`, also the average of the weights.
@@ -399,7 +405,7 @@ def _evaluate_at_the_end(
         That average, with BatchNorm's statistics as they are with it; the model keeps its weights.
     """
     clean = evaluation_batches(source, on_train=True, devices=devices)
-    measured = model.evaluate(feed(clean), return_dict=True, verbose=0)
+    measured = model.evaluate(feeder(clean), return_dict=True, verbose=0)
     result["metrics_train"] = reported(measured, config.task)
     if not config.full_recipe.ema:
         return None
@@ -410,6 +416,7 @@ def _evaluate_at_the_end(
     estimate_batch_norm(averaged, evaluation_batches(source, on_train=True))
     average = averaged.get_weights()
     model.set_weights(average)
+    evaluation = feeder(evaluation_batches(source, devices=devices))
     measured = model.evaluate(evaluation, return_dict=True, verbose=0)
     result["metrics_ema"] = {**reported(measured, config.task), "split": config.split}
     model.set_weights(last)

@@ -1,0 +1,167 @@
+"""Training on a GPU by JAX: the images are copied to it once, and each step is given its plan.
+
+Gathering, cropping and flipping are part of the compiled step, and several steps are one program.
+Boxes and masks, several devices and other backends are fed with images (`utils.data.pipeline`).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from utils import environment
+from utils.data.augmentation import reflect
+from utils.data.pipeline import Batches, feed
+from utils.devices import Devices
+from utils.models.build import Resized
+
+MOST_STEPS = 20  # in one program; between two of them callbacks are called and the loss is read
+PROGRAMS = "compiled"  # folder beside those of the runs
+
+
+def keeps_images(task: str, devices: Devices) -> bool:
+    """Whether a run's images are kept on the device."""
+    return task == "classification" and devices.count == 1 and _on_jax_gpu()
+
+
+def _on_jax_gpu() -> bool:
+    return keras.backend.backend() == "jax" and environment.has_gpu()
+
+
+class OnDevice(Resized):
+    """A network whose input is a plan and the array of all images, see `Plans`.
+
+    Args:
+        network: See `Resized`.
+        batch_size: Images of a step.
+    """
+
+    def __init__(self, network: keras.Model, batch_size: int) -> None:
+        super().__init__(network)
+        self.batch_size = batch_size
+        self.input_spec = None  # Keras would expect images
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """From a plan to logits."""
+        plan, images = inputs
+        return super().call(take(images, *plan), training=training)
+
+    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """Trains several steps, one after another, as a loop of the compiled program.
+
+        Keras' own `steps_per_execution` is on JAX a Python loop over programs of one step.
+        """
+        import jax
+
+        (plan, images), labels = data
+        one_step = super().train_step
+
+        def body(state: Any, step: Any) -> tuple[Any, Any]:
+            plan, labels = step
+            logs, state = one_step(state, ((plan, images), labels))
+            return state, logs
+
+        steps = jax.tree.map(lambda x: x.reshape(-1, self.batch_size, *x.shape[1:]), (plan, labels))
+        state, logs = jax.lax.scan(body, state, steps)
+        return jax.tree.map(lambda x: x[-1], logs), state
+
+
+def take(images: Any, rows: Any, offsets: Any, flipped: Any) -> Any:
+    """Takes images from an array, crops them and flips some.
+
+    Args:
+        images: uint8 (n, height, width, channels), on the device.
+        rows: int32 (batch,).
+        offsets: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`.
+        flipped: bool (batch,).
+
+    Returns:
+        uint8 (batch, height, width, channels), as `crop_and_flip` gives them.
+    """
+    import jax.numpy as jnp
+
+    height, width = images.shape[1:3]
+    y = reflect(offsets[:, :1] + jnp.arange(height), height)
+    x = reflect(offsets[:, 1:] + jnp.arange(width), width)
+    x = jnp.where(flipped[:, None], x[:, ::-1], x)
+    return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+
+
+class Plans(keras.utils.PyDataset):
+    """The plans of batches, with the array that they take their images from.
+
+    Args:
+        batches: Of which the plans are.
+        images: All images, on the device.
+        together: Whole batches that are one item.
+    """
+
+    def __init__(self, batches: Batches, images: Any, together: int) -> None:
+        super().__init__()
+        self.batches, self.images, self.together = batches, images, together
+
+    def __len__(self) -> int:
+        return len(self.batches) // self.together
+
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+        first = index * self.together
+        steps = [self.batches.plan[first + i] for i in range(self.together)]
+        rows = np.concatenate([step.rows for step in steps]).astype(np.int32)
+        offsets, flipped = np.zeros((len(rows), 2), np.int32), np.zeros(len(rows), bool)
+        if moves := [step.moves for step in steps if step.moves]:
+            offsets = np.concatenate([offsets.T for offsets, _ in moves])
+            flipped = np.concatenate([flipped for _, flipped in moves])
+        return ((rows, offsets, flipped), self.images), self.batches.arrays.labels[rows]
+
+
+class Feeder:
+    """Makes of batches what `fit` and `evaluate` are to be given.
+
+    Args:
+        on_device: Whether the model is an `OnDevice`.
+        runs: Folder in whose folder `compiled` programs are kept for it, between processes.
+    """
+
+    def __init__(self, on_device: bool, runs: Path) -> None:
+        self.on_device = on_device
+        self.copies: dict[str, Any] = {}  # on the device, by file
+        if on_device:
+            _keep_programs(runs / PROGRAMS)
+
+    def __call__(self, batches: Batches, together: int = 1) -> Any:
+        """Returns `Plans` for an `OnDevice`; for others see `utils.data.pipeline.feed`."""
+        if not self.on_device:
+            return feed(batches)
+        import jax
+
+        images: Any = batches.arrays.images
+        file = images.base.filename
+        if file not in self.copies:
+            self.copies[file] = jax.device_put(images)
+        return Plans(batches, self.copies[file], together)
+
+    def together(self, steps: int, done: int) -> int:
+        """How many steps one program trains; always a divisor of what an epoch has left.
+
+        A run that goes on from one of its own checkpoints gets the number that it had.
+
+        Args:
+            steps: Per epoch.
+            done: Of the epoch that the run is in.
+        """
+        if not self.on_device:
+            return 1
+        whole = math.gcd(steps, done)
+        return max(n for n in range(1, MOST_STEPS + 1) if whole % n == 0)
+
+
+def _keep_programs(folder: Path) -> None:
+    """Lets JAX keep what it compiles, unless it already does."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        compilation_cache.reset_cache()  # it may have been asked for before, and looks once
