@@ -34,7 +34,7 @@ from utils.training.results import new_result, result_path, write_result
 NAMES = {"loss": "loss", "top1": "top1", "top5": "top5"}
 
 
-def build(preset: str, variant: Variant) -> Any:
+def build_variant(preset: str, variant: Variant) -> Any:
     """Builds and compiles a network as the course report trained it.
 
     Args:
@@ -84,7 +84,7 @@ def graph_error(preset: str, variant: Variant) -> str | None:
     tf.config.run_functions_eagerly(False)
     images = np.random.default_rng(0).random((32, 64, 64, 3), "float32")
     try:
-        build(preset, variant).fit(images, np.arange(32), batch_size=16, verbose=0)
+        build_variant(preset, variant).fit(images, np.arange(32), batch_size=16, verbose=0)
     except ValueError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         return next((line for line in lines if "tf.Variable" in line), " ".join(lines))
@@ -138,7 +138,7 @@ class Epochs(tf_keras.callbacks.Callback):
         print(f"epoch {epoch + 1}", measured, flush=True)
 
 
-def train(
+def train_variant(
     variant: Variant,
     *,
     preset: str = "simple",
@@ -177,7 +177,7 @@ def train(
     tf_keras.utils.set_random_seed(seed)
     # The course report's way round that error.
     tf.config.run_functions_eagerly(config.eager)
-    model = build(preset, variant)
+    model = build_variant(preset, variant)
     all_steps = steps_per_epoch(manifest, config.split, batch_size, config.fraction)
 
     def pixels(images: Any, labels: Any) -> Any:
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--results-dir", default="report/results")
     options = vars(parser.parse_args())
     variant = Variant(options.pop("which"), options.pop("manner"))
-    print(train(variant, **options))
+    print(train_variant(variant, **options))
 
 
 if __name__ == "__main__":
