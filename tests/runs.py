@@ -7,7 +7,7 @@ from utils.models.presets import FishNetConfig
 PLANES = (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200)
 # Tracing is what takes the time here: a whole FishNet only where its blocks matter.
 SMALL = FishNetConfig(PLANES, (1,) * 10, (0,) * 6, stages="tail")
-WHOLE = FishNetConfig(PLANES, (1,) * 10, (1,) * 6)
+WHOLE = FishNetConfig(PLANES, (1,) * 10, (0,) * 6)
 
 
 def damage(path):
