@@ -107,8 +107,8 @@ def stopped(config, number, steps, **pace):
     process, _ = papermill(config, **pace)
     wait_for_steps(config, steps)
     process.send_signal(number)
-    process.communicate()
-    assert process.returncode
+    _, log = process.communicate()
+    assert process.returncode, log
     while in_use(config.run_dir):  # the notebook's own process sees a moment later that it is alone
         time.sleep(0.01)
     epoch, step = newest_checkpoint(config.run_dir)

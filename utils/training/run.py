@@ -65,6 +65,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     manifest = _read_manifest(config)
     sha256 = manifest_sha256(manifest)
     devices = _devices_for(config)
+    source = source_of(config, manifest)
+    steps = source.steps  # refuses a batch larger than the data before anything is written
     folder = Path(config.run_dir)
     if complete := results.complete_result(config, sha256):
         _print_log(config, complete)
@@ -76,8 +78,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             run_folder.check_config(folder, config, sha256)
         result = results.new_result(config, manifest, sha256)
         with environment.deterministic_ops(), devices.scope():
-            source = source_of(config, manifest)
-            weights, average = _fit(config, source, devices, result)
+            weights, average = _fit(config, source, steps, devices, result)
         if devices.is_main:
             _finish(config, source, weights, average, result)
         devices.broadcast(0)  # the others wait until all is written
@@ -98,6 +99,7 @@ def _with_precision(config: ResolvedConfig) -> ResolvedConfig:
 def _fit(
     config: ResolvedConfig,
     source: Source,
+    steps: int,
     devices: Devices,
     result: dict[str, Any],
 ) -> tuple[list[Any], list[Any] | None]:
@@ -106,7 +108,7 @@ def _fit(
     Returns:
         The weights, and with `ema` their average; `result` has the history and the metrics.
     """
-    folder, steps = Path(config.run_dir), source.steps
+    folder = Path(config.run_dir)
     feeder = Feeder(_on_device(config, devices), folder.parent)
     evaluation = feeder(evaluation_batches(source, devices=devices))
     model, metrics = compiled_model(config, source.manifest, devices, steps)
