@@ -55,6 +55,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     "l2-1e-4-rate-0.5": ("L2 10⁻⁴", {"l2": 1e-4}, 1),
     "l2-1e-4-rate-1.5": ("L2 10⁻⁴, rate 1.5", {"l2": 1e-4, "learning_rate": 1.5}, 1),
     "l2-5e-5-rate-1.0": ("L2 5·10⁻⁵, rate 1", {"l2": 5e-5, "learning_rate": 1.0}, 1),
+    "l2-5e-4-rate-0.5-bfloat16": ("bfloat16", {"precision": "mixed_bfloat16"}, 2),
 }
 
 
