@@ -57,7 +57,13 @@ def papermill(config, **pace):
     nbformat.write(notebook, path)
     executed = path.with_stem("executed")
     command = ["papermill", str(path), str(executed), "--no-progress-bar", "-k", "python3"]
-    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell has started in the background ignores Ctrl-C, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     return process, executed
 
 
