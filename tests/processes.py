@@ -26,6 +26,22 @@ RECIPES["tuned"] = dataclasses.replace(RECIPES["tuned"], **recipe)
 train(RunConfig(preset="small", **options))
 """
 
+# Defines `cut_off`, which trains, but ends as if killed once the first checkpoint is written.
+CUT_OFF = """
+from utils.training import run_folder
+
+def cut_off(config):
+    save = run_folder.save_checkpoint
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+    run_folder.save_checkpoint = save_and_stop
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        run_folder.save_checkpoint = save
+"""
+
 QUICK_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
@@ -63,3 +79,16 @@ def stop_after_a_checkpoint(process, config, number, delay=0.0):
     time.sleep(delay)
     process.send_signal(number)
     return process.wait() != 0
+
+
+def run_on_jax(script, *arguments):
+    """Runs a script to its end with JAX as the backend; returns what it printed."""
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "KERAS_BACKEND": "jax", **QUICK_COMPILE},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout

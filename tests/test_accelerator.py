@@ -2,13 +2,9 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from processes import QUICK_COMPILE, SMALL_PRESET
+from processes import CUT_OFF, SMALL_PRESET, run_on_jax
 
 from utils import accelerator
 from utils.devices import Devices
@@ -18,6 +14,7 @@ from utils.training.run_folder import TrainState
 
 SCRIPT = f"""
 {SMALL_PRESET}
+{CUT_OFF}
 import json, sys
 from pathlib import Path
 import jax
@@ -26,7 +23,6 @@ import numpy as np
 from utils import accelerator
 from utils.data.manifest import load_manifest
 from utils.data.pipeline import Source, evaluation_batches, training_batches
-from utils.training import run_folder
 
 data, folder = map(Path, sys.argv[1:])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -50,28 +46,22 @@ found["fed together"] = accelerator.Feeder(False, folder).together(390, 0)
 
 # A run with them learns what it learns without, and goes on where it was cut off.
 accelerator.MOST_STEPS = 2
-def run(name):
-    config = RunConfig(
+def config_of(name):
+    return RunConfig(
         dataset="tiny-shapes", preset="small", recipe="tuned", batch_size=24, epochs=1,
         learning_rate=0.001, image_sizes="32x1", split="holdout", checkpoint_every="3 steps",
         data_dir=str(data), run_dir=str(folder / name),
     )
-    found[name] = train(config)
+
+def run(name):
+    found[name] = train(config_of(name))
     with np.load(run_folder.checkpoints_in(folder / name)[0]) as checkpoint:
         return dict(checkpoint)
 
 fed = run("fed")
 accelerator._on_jax_gpu = lambda: True
 whole = run("whole")
-save = run_folder.save_checkpoint
-def save_and_stop(*arguments):
-    save(*arguments)
-    raise KeyboardInterrupt
-run_folder.save_checkpoint = save_and_stop
-try:
-    run("cut")
-except KeyboardInterrupt:
-    run_folder.save_checkpoint = save
+cut_off(config_of("cut"))
 cut = run("cut")
 assert fed.keys() == whole.keys() == cut.keys()  # so no images are among them
 for name in whole.keys() - {{"state"}}:
@@ -85,16 +75,9 @@ print(json.dumps(found))
 
 @pytest.mark.tracing
 def test_images_on_the_device(shapes, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(shapes), str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "KERAS_BACKEND": "jax", **QUICK_COMPILE},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "Continuing cut after epoch 0 and 4 of 6 steps." in run.stdout
-    found = json.loads(run.stdout.splitlines()[-1])
+    printed = run_on_jax(SCRIPT, shapes, tmp_path)
+    assert "Continuing cut after epoch 0 and 4 of 6 steps." in printed
+    found = json.loads(printed.splitlines()[-1])
     assert found["copies"] == 1
     assert found["together"] == [15, 15, 1, 15]
     assert found["fed together"] == 1

@@ -1,12 +1,7 @@
 """With JAX as the backend, everything from drawing to classifying works where TensorFlow is not."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from processes import QUICK_COMPILE, SMALL_PRESET
+from processes import CUT_OFF, SMALL_PRESET, run_on_jax
 
 pytestmark = pytest.mark.tracing
 
@@ -20,13 +15,13 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled())
 {SMALL_PRESET}
+{CUT_OFF}
 import shutil
 from PIL import Image
 from utils import environment
 from utils.analysis.classify import classify, load_classifier
 from utils.data.prepare import prepare_dataset
 from utils.data.pipeline import evaluation_batches
-from utils.training import run_folder
 from utils.training.run import source_of
 
 folder = sys.argv[1]
@@ -37,15 +32,7 @@ config = RunConfig(
     dataset="tiny-shapes", preset="small", batch_size=48, epochs=2, split="holdout",
     data_dir=folder + "/data", run_dir=folder + "/run",
 )
-save = run_folder.save_checkpoint
-def save_and_stop(*arguments):
-    save(*arguments)
-    raise KeyboardInterrupt
-run_folder.save_checkpoint = save_and_stop
-try:
-    train(config)
-except KeyboardInterrupt:
-    run_folder.save_checkpoint = save
+cut_off(config)
 result = train(config)  # goes on
 shutil.copy(folder + "/run/model.keras", folder + "/run/run.keras")
 model, words = load_classifier("run", results_dir=folder + "/run", weights_dir=folder + "/run")
@@ -57,13 +44,6 @@ print(result["status"], len(result["history"]["val_top1"]), rows.shape)
 
 
 def test_trains_resumes_evaluates_and_classifies(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "KERAS_BACKEND": "jax", **QUICK_COMPILE},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "Continuing run after epoch 1." in run.stdout
-    assert run.stdout.splitlines()[-1] == "complete 2 (5, 4)"
+    printed = run_on_jax(SCRIPT, tmp_path)
+    assert "Continuing run after epoch 1." in printed
+    assert printed.splitlines()[-1] == "complete 2 (5, 4)"
