@@ -260,24 +260,45 @@ def test_committed_weights_are_of_committed_results(path):
     )  # kernels in float16
 
 
-def test_markdown_of_a_network_that_the_course_report_lacks():
-    lines = tables.markdown_results([make_result(preset="residual"), make_result()]).splitlines()
-    assert lines == [
-        "| run | parameters | epochs | s / epoch | device | train top-1 | val top-1 | val top-5 "
-        "| course report: train | course report: val |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        "| a | 654,200 | 2 | 0 | a CPU | 50.0% | **50.0%** | 75.0% | – | – |",
-        "| a | 654,200 | 2 | 0 | a CPU | 50.0% | **50.0%** | 75.0% | 23.6% | 5.3% |",
+def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
+    def run(run_id, top1, **changes):
+        metrics = {"top1": top1, "top5": 0.75, "loss": 1.0, "split": "val"}
+        preset = run_id.split("-")[0]
+        dataset = {"counts": {"validation": 10_000}}
+        changes |= {"preset": preset, "metrics": metrics, "dataset": dataset}
+        return make_result(run_id=run_id, **changes)
+
+    clean = {"metrics_train": {"top1": 0.7}}
+    runs = [
+        run("complex-course-2ep-seed0", 0.2, recipe="course"),
+        run("simple-tuned-2ep-seed0", 0.50, **clean),
+        run("simple-tuned-2ep-seed1", 0.54, **clean),
+        run("simple-tuned-2ep-stem-half-seed0", 0.6),
     ]
+    rows = tables.summary(runs)
+    assert list(rows["network"]) == ["simple, stem half", "simple", "complex"]
+    assert list(rows["n"]) == [1, 2, 1]
+    np.testing.assert_allclose(rows["error"], [0.24**0.5 / 100, 0.02 * 2**0.5, 0.4 / 100])
+    lines = tables.markdown_results(runs).splitlines()
+    assert lines[:2] == ["Recipe `tuned`:", ""]
+    assert lines[5] == (
+        "| 2 | simple (2 seeds) | 654,200 | 14 | 0 | 70.0% | **52.0 ± 2.8%** | 75.0% |"
+    )
+    assert lines[7] == "Recipe `course`:"
+    assert lines[11].split(" | ")[5] == "50.0% †"  # the mean of an epoch
+    assert lines[12] == (
+        "| 30 | *the course report's simple* | 667,584 | – | 64 | 23.6% | 5.3% | – |"
+    )
+    assert lines[-1].startswith("| 30 | *the course report's ResNet* ")
 
 
 def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
     course = tables.COURSE_REPORT.assign(val_top1=[0.1, 0.2, 0.3, 0.9])
     monkeypatch.setattr(tables, "COURSE_REPORT", course)
     assert tables.markdown_times([make_result()]).splitlines() == [
-        "| run | passes its best FishNet, 30.0% | passes its ResNet, 90.0% |",
-        "|---|---|---|",
-        "| a | epoch 2, 0 min | – |",
+        "| run | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",
+        "|---|---|---|---|",
+        "| `a` | epoch 2, 0 min | – | epoch 2, 0 min |",
     ]
 
 

@@ -57,35 +57,89 @@ def results_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown_results(results: Results) -> str:
-    """The results as a Markdown table, for the README.
+def summary(results: Results) -> pd.DataFrame:
+    """The results with the seeds of a run taken together, for comparisons at equal epochs.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        The lines of the table.
+        `pandas.DataFrame`, a row per network, recipe and number of epochs; the recipe `course`
+        last, of the others those of most epochs and then the most accurate first: recipe, epochs,
+        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the median
+        run), device, clean (whether the next column is evaluated, or is the mean of the last epoch
+        for lack of that), train top-1, val top-1 and val top-5 (means over the seeds, as
+        fractions), error (of val top-1: the standard deviation over the seeds, of a single run the
+        binomial standard error of its images).
     """
-    header = (
-        *("run", "parameters", "epochs", "s / epoch", "device", "train top-1", "val top-1"),
-        *("val top-5", "course report: train", "course report: val"),
+    table = results_table(results)
+    table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
+    table["clean"] = table["clean train top-1"].notna()
+    table["train top-1"] = table["clean train top-1"].fillna(table["train top-1"])
+    names = table["run"].str.replace(r"-seed\d+$", "", regex=True)
+    changed = names.str.replace(r"^.*\d+ep-?", "", regex=True).str.replace("-", " ")
+    table["network"] = table["preset"] + changed.where(changed == "", ", " + changed)
+    rows = table.groupby(["recipe", "epochs", "network"], as_index=False).agg(
+        {
+            **dict.fromkeys(["parameters", "MACs", "device"], "first"),
+            **{"s / epoch": "median", "clean": "all", "images": "first", "run": "count"},
+            **dict.fromkeys(["train top-1", "val top-1", "val top-5"], "mean"),
+        }
     )
-    return _markdown(
-        header,
-        (
+    deviation = table.groupby(["recipe", "epochs", "network"])["val top-1"].std().to_numpy()
+    binomial = (rows["val top-1"] * (1 - rows["val top-1"]) / rows.pop("images")) ** 0.5
+    rows["error"] = np.where(rows["run"] > 1, deviation, binomial)
+    rows = rows.rename(columns={"run": "n"}).sort_values(
+        ["recipe", "epochs", "val top-1"],
+        key=lambda column: column == "course" if column.name == "recipe" else -column,
+    )
+    return rows.reset_index(drop=True)
+
+
+def markdown_results(results: Results) -> str:
+    """The results as Markdown tables, one for each recipe, for the README.
+
+    Args:
+        results: as `utils.training.results.load_results` returns them.
+
+    Returns:
+        The lines: for each recipe its name and a table; the course report's own rows below those
+        of its recipe.
+    """
+    header = ("epochs", "network", "parameters", "million MACs", "s / epoch")
+    header = (*header, "train top-1", "val top-1", "val top-5")
+    theirs = [
+        (30, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
+        + (f"{row.parameters:,}", "–", _seconds(row.seconds_per_epoch))
+        + (_percent(row.train_top1), _percent(row.val_top1), "–")
+        for row in COURSE_REPORT.itertuples()
+    ]
+    blocks = []
+    for recipe, rows in summary(results).groupby("recipe", sort=False):
+        ours = [
             (
-                *(row["run"], f"{row['parameters']:,}", row["epochs"], f"{row['s / epoch']:.0f}"),
-                *(row["device"], _percent(row["train top-1"]), f"**{_percent(row['val top-1'])}**"),
-                *(_percent(row["val top-5"]), _percent(row["course report: train top-1"])),
-                _percent(row["course report: val top-1"]),
+                row["epochs"],
+                row["network"] + (f" ({row['n']} seeds)" if row["n"] > 1 else ""),
+                f"{row['parameters']:,}",
+                f"{row['MACs'] / 1e6:.0f}",
+                _seconds(row["s / epoch"]),
+                _percent(row["train top-1"]) + ("" if row["clean"] else " †"),
+                f"**{100 * row['val top-1']:.1f} ± {100 * row['error']:.1f}%**",
+                _percent(row["val top-5"]),
             )
-            for row in results_table(results).to_dict("records")
-        ),
-    )
+            for row in rows.to_dict("records")
+        ]
+        blocks += [
+            f"Recipe `{recipe}`:",
+            "",
+            _markdown(header, ours + theirs * (recipe == "course")),
+            "",
+        ]
+    return "\n".join(blocks[:-1])
 
 
 def markdown_times(results: Results) -> str:
-    """When each run passes the course report's best networks, as a Markdown table.
+    """When each run passes the course report's best networks and 40 %, as a Markdown table.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
@@ -94,12 +148,13 @@ def markdown_times(results: Results) -> str:
         The lines of the table.
     """
     fishnet, resnet = COURSE_REPORT.loc[["complex", "resnet_report"], "val_top1"]
+    header = ("run", f"its best FishNet, {fishnet:.1%}", f"its ResNet, {resnet:.1%}", "40%")
     return _markdown(
-        ("run", f"passes its best FishNet, {fishnet:.1%}", f"passes its ResNet, {resnet:.1%}"),
+        header,
         (
             (
-                result["run_id"],
-                *(first_epoch_above(result["history"], level) for level in (fishnet, resnet)),
+                f"`{result['run_id']}`",
+                *(first_epoch_above(result["history"], level) for level in (fishnet, resnet, 0.4)),
             )
             for result in results
         ),
@@ -162,6 +217,10 @@ def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".")
 
 def _percent(fraction: float) -> str:
     return "–" if pd.isna(fraction) else f"{fraction:.1%}"
+
+
+def _seconds(seconds: float) -> str:
+    return "–" if pd.isna(seconds) else f"{seconds:.0f}"
 
 
 def _markdown(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

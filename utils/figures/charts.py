@@ -17,7 +17,8 @@ from utils.training.results import TITLES
 def plot_size(table: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
     """Val top-1 against parameters: our runs, the course report's and published networks.
 
-    Networks of one name are joined by a line, which has the name at its upper end.
+    Networks of one name are joined by a line, which has the name at its upper end. Each point of
+    ours says its epochs.
 
     Args:
         table: as `utils.analysis.tables.results_table` returns it; of several runs of a preset
@@ -42,8 +43,8 @@ def plot_size(table: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFram
             "o",
             False,
         ),
-        ("course report", course, theirs, "s", True),
-        ("published", literature, others, "^", True),
+        ("course report, 30 epochs", course, theirs, "s", True),
+        ("published, 25 to 100 epochs", literature, others, "^", True),
     ]
     for label, points, color, marker, filled in groups:
         axes.scatter(
@@ -55,6 +56,10 @@ def plot_size(table: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFram
             edgecolor=color,
             facecolor=color if filled else "none",
             zorder=2,
+        )
+    for x, top1, epochs in mine[["parameters", "top1", "epochs"]].itertuples(index=False):
+        axes.annotate(
+            f"{epochs} ep.", (x, top1), (7, -3), textcoords="offset points", fontsize=SMALL
         )
     shown = pd.concat([points for _, points, *_ in groups])
     shown["name"] = shown["name"].replace("resnet_report", "course report's ResNet")
@@ -68,7 +73,7 @@ def plot_size(table: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFram
     axes.margins(x=0.1)
     percent(axes.yaxis)
     figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=SMALL
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=SMALL
     )
     return figure
 
