@@ -14,8 +14,9 @@ import pytest
 from layouts import CLASSES, SHARDS, TRAIN, VAL, assert_refused, jpeg, pack_tar, pack_zip, records
 from PIL import Image
 
-from utils.data import tiny_imagenet, write_records
+from utils.data import write_records
 from utils.data.archives import DatasetError
+from utils.data.datasets import tiny_imagenet
 from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.prepare import convert, prepare_dataset
 from utils.training.results import read_result

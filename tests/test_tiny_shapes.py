@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data import tiny_shapes
 from utils.data.archives import DatasetError
+from utils.data.datasets import tiny_shapes
+from utils.data.datasets.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
 from utils.data.manifest import manifest_sha256
 from utils.data.prepare import prepare_dataset
-from utils.data.tiny_shapes import CLASSES, draw_image, draw_tiny_shapes
 from utils.training.results import read_result
 
 

@@ -6,8 +6,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from utils.data import tiny_shapes
 from utils.data.archives import DatasetError, check_disk, is_system_file, open_archive
+from utils.data.datasets import tiny_shapes
+from utils.data.datasets.tiny_imagenet import read_layout
 from utils.data.manifest import (
     DATASETS,
     MANIFEST,
@@ -17,7 +18,6 @@ from utils.data.manifest import (
     load_manifest,
     options_of,
 )
-from utils.data.tiny_imagenet import read_layout
 from utils.data.write_records import describe_layout, write_records
 from utils.files import write_advice
 

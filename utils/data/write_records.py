@@ -21,10 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils import tfrecord
-from utils.data import tiny_shapes
 from utils.data.archives import Archive
+from utils.data.datasets import tiny_shapes
+from utils.data.datasets.tiny_imagenet import IMAGE_SIZE, ImageFile, Layout, read_checked_image
 from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
-from utils.data.tiny_imagenet import IMAGE_SIZE, ImageFile, Layout, read_checked_image
 
 SHUFFLE_SEED = 2012
 HOLDOUT_SEED = 2018
