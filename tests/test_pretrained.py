@@ -14,7 +14,11 @@ import tensorflow as tf
 
 from utils.models.fishnet import STAGES, build_fishnet
 from utils.models.presets import PRESETS, FishNetConfig
-from utils.models.torch_weights import load_torch_state_dict, torch_variables
+from utils.models.torch_weights import (
+    load_torch_state_dict,
+    torch_state_dict,
+    torch_variables,
+)
 
 pytestmark = pytest.mark.tracing
 
@@ -196,6 +200,16 @@ def test_names_are_those_of_the_original(small):
     names = [name for name, _ in torch_variables(small)]
     assert len(names) == len(set(names))
     assert set(names) == set(read_reference("small_64")["names"])
+
+
+def test_the_way_back_to_the_original_is_exact(small):
+    expected = fill_weights(read_reference("small_64")["shapes"])
+    load_torch_state_dict(small, expected)
+    found = torch_state_dict(small)
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_num_batches_tracked_is_ignored(small):

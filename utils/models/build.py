@@ -1,4 +1,4 @@
-"""Builds any network of the project from its preset, and counts its parameters and operations."""
+"""Builds any network of the project from its preset or with kept weights, and counts its size."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from utils.models.baselines import build_application, build_resnext, build_unet
-from utils.models.blocks import Normalization
+from utils.models.blocks import Normalization, initializer
 from utils.models.fast_layers import replace_layers
 from utils.models.fishnet import build_fishnet
 from utils.models.heads import HEADS
@@ -22,6 +22,7 @@ from utils.models.presets import (
     get_preset,
 )
 
+WEIGHTS_DIR = Path(__file__).parents[2] / "report/weights"
 # Prefixes of the names of the layers of classifiers, boxes and masks.
 HEAD_LAYERS = ("logits", "hidden", "box", "decoder")
 _BUILDERS: dict[type, Callable[..., keras.Model]] = {
@@ -75,6 +76,88 @@ def build_model(
         name=name or (preset if isinstance(preset, str) else None),
     )
     return HEADS[task](classifier, num_classes)
+
+
+def load_weights(
+    name: str | Path,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    weights_dir: str | Path = WEIGHTS_DIR,
+) -> keras.Model:
+    """Loads a trained network by the name of its run, for images of any size and any classes.
+
+    Args:
+        name: of a run whose weights are kept, or the path of a `.keras` file.
+        image_size: height and width of the input, in pixels; None: as trained, 64.
+        num_classes: number of classes; with another one than trained for, the last layer is a new
+            one, to be trained. None: as trained.
+        weights_dir: folder of the kept weights.
+
+    Returns:
+        A `keras.Model` from pixels of 0 to 255 (batch, image_size, image_size, 3) to logits
+        (batch, num_classes); of a network for boxes or masks, to what `build_model` says.
+
+    Raises:
+        ValueError: there is no such run (lists those that there are), or the size or the number of
+            classes does not fit.
+    """
+    path = Path(name) if str(name).endswith(".keras") else Path(weights_dir) / f"{name}.keras"
+    if not path.is_file():
+        valid = sorted(file.stem for file in Path(weights_dir).glob("*.keras"))
+        raise ValueError(
+            f"name must be a run with kept weights: {', '.join(valid) or 'none'}; or the path of a "
+            f".keras file. Received: {str(name)!r}"
+        )
+    trained = keras.models.load_model(path, compile=False)
+    size, classes = trained.input_shape[1], _classes(trained)
+    wanted = (size if image_size is None else image_size, num_classes or classes)
+    if wanted == (size, classes):
+        return trained
+    model = _rebuilt(trained, *wanted)
+    for new, old in zip(model.layers, trained.layers, strict=True):
+        shapes = [[w.shape for w in layer.weights] for layer in (new, old)]
+        if shapes[0] == shapes[1]:  # it differs in heads only
+            new.set_weights(old.get_weights())
+    return model
+
+
+def _classes(model: keras.Model) -> int:
+    """The number of classes of a network of any task."""
+    names = {layer.name for layer in model.layers}
+    if "decoder_logits" in names:
+        return model.output_shape[-1] - 1  # without background
+    return model.get_layer("logits").units if "logits" in names else model.output_shape[-1]
+
+
+def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.Model:
+    """The same network for images of another size or other classes, with new weights."""
+    size = trained.input_shape[1]
+    joined = (layers.Add, layers.Concatenate, layers.MaxPooling2D)
+    features = [x.output.shape for x in trained.layers if isinstance(x, joined)]
+    stride = size // min(shape[1] for shape in features if len(shape) == 4)
+    if image_size < 1 or image_size % stride:
+        raise ValueError(
+            f"image_size must be a multiple of the total stride of {trained.name}, {stride}. "
+            f"Received: {image_size}"
+        )
+
+    def rebuilt(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if isinstance(layer, layers.Reshape):  # of channel reduction, which knows its features
+            rows, columns, *groups = config["target_shape"]
+            sides = (side * image_size // size for side in (rows, columns))
+            config["target_shape"] = (*sides, *groups)
+        elif layer.name == "logits":
+            config["units"] = num_classes
+            config["kernel_initializer"] = initializer(1, num_classes)
+        elif layer.name == "decoder_logits":
+            config["filters"] = num_classes + 1
+            config["kernel_initializer"] = initializer(1, num_classes + 1)
+        return type(layer).from_config(config)
+
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    return keras.models.clone_model(trained, input_tensors=inputs, clone_function=rebuilt)
 
 
 class Resized(keras.Model):

@@ -224,6 +224,21 @@ def load_torch_state_dict(model: keras.Model, state_dict: Mapping[str, np.ndarra
         variable.assign(_to_keras(arrays[name], variable))
 
 
+def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
+    """The inverse of `load_torch_state_dict`.
+
+    Args:
+        model: a model of `build_fishnet`.
+
+    Returns:
+        Dict of float32 NumPy arrays in PyTorch layout by the original's names.
+
+    Raises:
+        ValueError: the model is not a FishNet that the original has: names the layer.
+    """
+    return {name: _to_torch(variable) for name, variable in torch_variables(model)}
+
+
 def _torch_shape(variable: keras.Variable) -> tuple[int, ...]:
     """The shape of a weight in the original; a dense kernel is a 1x1 convolution there."""
     if variable.name != "kernel":
@@ -236,6 +251,13 @@ def _to_keras(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
     if variable.name == "kernel":
         array = array.transpose(2, 3, 1, 0)
     return array.reshape(variable.shape)
+
+
+def _to_torch(variable: keras.Variable) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(variable)
+    if variable.name == "kernel":
+        array = array.reshape((1, 1) * (array.ndim == 2) + array.shape).transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(array)
 
 
 if __name__ == "__main__":
