@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,24 @@ from utils.models.presets import PRESETS
 from utils.training import run_folder
 from utils.training.config import RunConfig
 from utils.training.run import train
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests are skipped where there is none, but not in CI.
+
+    Of a module: while it is open, its event loop runs in this thread.
+    """
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    path = next(filter(None, found), None)
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium is installed")
+    assert path, "No Chromium is installed; .ci/run installs Debian's."
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

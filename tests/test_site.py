@@ -1,0 +1,147 @@
+"""The static page: in step with the results, and working in a browser without a network."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.site.build import data_of, render
+
+SITE = Path("report/site")
+
+
+def maps_of(contents):
+    """Takes the Grad-CAM maps out of contents; they are sums in float32, rounded."""
+    maps = contents["gradCam"].pop("maps")
+    return {
+        stage: np.frombuffer(base64.b64decode(m.pop("values")), np.uint8).reshape(8, m["side"], -1)
+        for stage, m in maps.items()
+    }
+
+
+@pytest.mark.tracing
+def test_the_committed_page_shows_what_the_results_are():
+    from utils.site.contents import site_contents
+
+    html = (SITE / "index.html").read_text(encoding="utf-8")
+    committed = data_of(html)
+    assert render(committed) == html, "Run python -m utils.site."
+    expected = json.loads(json.dumps(site_contents()))
+    maps, expected_maps = maps_of(committed), maps_of(expected)
+    assert committed == expected, "Run python -m utils.site."
+    assert maps.keys() == expected_maps.keys()
+    for stage, values in maps.items():
+        np.testing.assert_allclose(values, expected_maps[stage].astype(float), atol=3)
+
+
+def test_it_is_below_3_mb_and_loads_nothing_from_elsewhere():
+    assert sum(path.stat().st_size for path in SITE.iterdir()) < 3e6
+    assert {path.name for path in SITE.iterdir()} == {"index.html", "plotly-cartesian.min.js"}
+
+
+def test_data_cannot_end_the_script_that_holds_it():
+    contents = {"words": ["</script><b>"]}
+    html = render(contents)
+    assert "</script><b>" not in html
+    assert data_of(html) == contents
+
+
+@pytest.fixture(scope="module")
+def open_site(browser):
+    """Opens the page without a network; collects what goes wrong, and what it asks for."""
+    problems, requests = [], []
+
+    def open_it(width=1280, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((SITE / "index.html").absolute().as_uri())
+        page.wait_for_selector("#cam canvas")
+        return page
+
+    yield open_it
+    assert problems == []
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data", "blob"}
+
+
+@pytest.fixture(scope="module")
+def site(open_site):
+    return open_site()
+
+
+def column(site, number):
+    return site.locator(f"#table tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def test_the_table_sorts(site):
+    runs = [json.loads(p.read_text()) for p in Path("report/results").glob("*-tuned-*-seed0.json")]
+    shown = column(site, 2)
+    assert shown == sorted(shown, reverse=True)
+    assert set(shown) > {f"{r['metrics']['top1']:.1%}" for r in runs if r["kind"] == "train"}
+    site.get_by_role("button", name="epochs", exact=True).click()
+    assert site.locator("th[aria-sort=descending]").inner_text().startswith("epochs")
+    epochs = [int(text) for text in column(site, 5)]
+    assert epochs == sorted(epochs, reverse=True)
+    site.get_by_role("button", name="run", exact=True).click()
+    assert column(site, 1) == sorted(column(site, 1))
+
+
+def test_the_curves_follow_the_choice(site):
+    traces = "document.getElementById('curve-plot').data.length"
+    runs = site.locator("#curve-runs button").count()
+    assert site.evaluate(traces) == 2 * runs  # training and validation
+    site.locator("#curve-runs button").first.click()
+    assert site.evaluate(traces) == 2 * (runs - 1)
+    site.locator("#curve-measure button", has_text="learning rate").click()
+    assert site.evaluate(traces) == runs - 1
+
+
+@pytest.mark.parametrize("what", ["parameters", "macs", "seconds"])
+def test_accuracy_is_shown_against(site, what):
+    site.locator(f"#cost-axis button[value={what}]").click()
+    own = site.evaluate("document.getElementById('cost-plot').data[0].x")
+    assert own == site.evaluate(
+        f"data.runs.filter((r) => r.recipe === 'tuned').map((r) => r.{what})"
+    )
+
+
+def test_a_confused_pair_is_zoomed_to_and_a_class_opened(site):
+    image = site.evaluate("document.getElementById('matrix-plot').data[0].customdata")
+    assert np.shape(image) == (200, 200)
+    assert np.sum(image) == 10_000
+    site.locator("#matrix-pairs button").first.click()
+    low, high = site.evaluate("document.getElementById('matrix-plot').layout.xaxis.range")
+    assert high - low < 100
+    site.get_by_role("button", name="Whole matrix").click()
+    assert site.evaluate("document.getElementById('matrix-plot').layout.xaxis.range") == [
+        -0.5,
+        199.5,
+    ]
+
+
+def test_the_class_browser_finds_a_class(site):
+    site.locator("#class-filter").fill("Persian")
+    site.locator("#class-list button").click()
+    detail = site.locator("#class-detail")
+    assert detail.locator("h3").inner_text() == "Persian cat"
+    assert detail.locator(".rows").first.locator("li").count() == len(column(site, 1))
+    site.locator("#class-filter").fill("no such thing")
+    assert site.locator("#class-list").inner_text() == "No class is called “no such thing”."
+
+
+def test_it_fits_a_phone_in_the_dark(open_site):
+    phone = open_site(width=400, scheme="dark")
+    assert phone.evaluate("document.documentElement.scrollWidth") == 400
+    ground, ink = (
+        phone.evaluate(f"getComputedStyle(document.body)['{name}'].match(/\\d+/g).map(Number)")
+        for name in ("background-color", "color")
+    )
+    assert max(ground) < 50
+    assert min(ink) > 200
+    assert phone.evaluate("document.getElementById('matrix-plot').layout.font.color") == "#e6e9eb"

@@ -1,0 +1,13 @@
+"""Writes the static page from the results: `python -m utils.site`."""
+
+from pathlib import Path
+
+from utils.files import replacing
+from utils.site.build import render
+from utils.site.contents import site_contents
+
+if __name__ == "__main__":
+    page = Path("report/site/index.html")
+    with replacing(page) as file:
+        file.write(render(site_contents()).encode())
+    print(page)

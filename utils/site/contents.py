@@ -1,0 +1,150 @@
+"""What the static page shows, read off results, kept predictions and one kept network."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+
+from utils.analysis.gradients import grad_cam, kept_images
+from utils.analysis.published import COURSE_REPORT, LITERATURE
+from utils.environment import REPOSITORY
+from utils.figures.style import colors_of
+from utils.training.predictions import load_predictions
+from utils.training.results import load_results
+
+CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
+STAGES = ("tail_1", "tail_3", "body_3", "head_1")  # as in 04_analysis
+COURSE_EPOCHS = 30
+
+Predictions = Mapping[str, Mapping[str, Any]]  # by run, as `load_predictions` returns them
+
+
+def site_contents(root: str | Path = ".") -> dict[str, Any]:
+    """All that the page shows.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        Dict that can be written as JSON. Accuracies are fractions in [0, 1], classes are indices
+        into `words`; bytes (predicted classes, JPEGs, Grad-CAM) are base64.
+
+    Raises:
+        ValueError: there is no complete run.
+    """
+    results_dir = Path(root, "report/results")
+    results = load_results(results_dir)
+    if not results:
+        raise ValueError(f"{results_dir} has no complete run; 03_train makes one.")
+    predictions = {
+        r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz") for r in results
+    }
+    colors = colors_of(result["preset"] for result in results)
+    first = predictions[results[0]["run_id"]]
+    best = results[-1]["run_id"]
+    model = keras.models.load_model(Path(root, f"report/weights/{best}.keras"))
+    return {
+        "repository": REPOSITORY,
+        "runs": [_run(r, to_hex(colors[r["preset"]]), predictions[r["run_id"]]) for r in results],
+        "words": [str(words) for words in first["words"]],
+        "labels": _base64(first["labels"]),
+        "images": _images(predictions),
+        "elsewhere": _elsewhere(),
+        "gradCam": {"run": best, **grad_cam_strip(model, predictions[best])},
+        "heat": [to_hex(color) for color in matplotlib.colormaps["inferno"](np.linspace(0, 1, 9))],
+    }
+
+
+def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> dict[str, Any]:
+    history = result["history"]
+    return {
+        "id": result["run_id"],
+        **{name: result[name] for name in ("preset", "recipe", "seed", "command")},
+        "color": color,
+        "epochs": len(history["loss"]),
+        "parameters": result["model"]["parameters"],
+        "macs": result["model"]["macs"],
+        "seconds": round(sum(history["seconds"])),
+        "device": result["env"]["device"],
+        "train_top1": history["top1"][-1],
+        **{name: result["metrics"][name] for name in ("top1", "top5")},
+        "history": {name: _rounded(history[name]) for name in CURVES},
+        "predicted": _base64(predictions["classes"][:, 0]),
+        "confidence": _base64(np.round(100 * predictions["probabilities"][:, 0].astype(float))),
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [value if value is None else float(f"{value:.4g}") for value in values]
+
+
+def _base64(values: Any) -> str:
+    """Numbers from 0 to 255, one byte each."""
+    values = np.asarray(values)
+    if values.size and values.max() > 255:
+        raise ValueError(f"A number must fit into a byte. Received: {values.max()}")
+    return base64.b64encode(values.astype(np.uint8).tobytes()).decode()
+
+
+def _images(predictions: Predictions) -> list[dict[str, Any]]:
+    """The validation images that are kept with any run, by their index."""
+    kept: dict[int, bytes] = {}
+    for found in predictions.values():
+        kept.update(zip(found["sample"].tolist(), found["jpeg"], strict=True))
+    return [
+        {"index": index, "jpeg": base64.b64encode(jpeg).decode()}
+        for index, jpeg in sorted(kept.items())
+    ]
+
+
+def _elsewhere() -> list[dict[str, Any]]:
+    """Networks of others; what is not known of one is None."""
+    course = [
+        {
+            "source": "course report",
+            "name": {"resnet_report": "ResNet"}.get(preset, preset),
+            "parameters": row.parameters,
+            "seconds": row.seconds_per_epoch * COURSE_EPOCHS if row.seconds_per_epoch > 0 else None,
+            "epochs": COURSE_EPOCHS,
+            "train_top1": row.train_top1,
+            "top1": row.val_top1,
+        }
+        for preset, row in zip(COURSE_REPORT.index, COURSE_REPORT.itertuples(), strict=True)
+    ]
+    published = [
+        {"source": "published", "name": row.name, "parameters": row.parameters, "top1": row.top1}
+        for row in LITERATURE.itertuples(index=False)
+    ]
+    return [*course, *published]
+
+
+def grad_cam_strip(
+    model: keras.Model, predictions: Mapping[str, Any], count: int = 8
+) -> dict[str, Any]:
+    """Grad-CAM of the first kept images that a network classifies correctly.
+
+    Args:
+        model: the network.
+        predictions: its, as `utils.training.predictions.load_predictions` returns them.
+        count: how many images.
+
+    Returns:
+        Dict: images, their indices; maps, by stage `side`, the rows of a map, and `values`, those
+        of all images, 0 to 255.
+    """
+    images, labels = kept_images(predictions)
+    samples = predictions["sample"][: len(labels)]
+    right = (predictions["classes"][samples, 0] == labels).nonzero()[0][:count]
+    maps = grad_cam(model, images[right], labels[right], STAGES)
+    return {
+        "images": samples[right].tolist(),
+        "maps": {
+            stage: {"side": values.shape[1], "values": _base64(np.round(255 * values))}
+            for stage, values in maps.items()
+        },
+    }
