@@ -1,4 +1,4 @@
-"""The tables of the README and of the model card, and how they are inserted there."""
+"""The tables of README and model card: `python -m utils.analysis.tables` inserts them there."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
 from utils.analysis.published import COURSE_REPORT
 from utils.training.predictions import load_predictions
+from utils.training.results import load_results
 
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
@@ -106,8 +108,10 @@ def markdown_results(results: Results) -> str:
         The lines: for each recipe its name and a table; the course report's own rows below those
         of its recipe.
     """
-    header = ("epochs", "network", "parameters", "million MACs", "s / epoch")
-    header = (*header, "train top-1", "val top-1", "val top-5")
+    header = (
+        *("epochs", "network", "parameters", "million MACs", "s / epoch"),
+        *("train top-1", "val top-1", "val top-5"),
+    )
     theirs = [
         (30, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
         + (f"{row.parameters:,}", "–", _seconds(row.seconds_per_epoch))
@@ -175,20 +179,24 @@ def markdown_metrics(
         The lines of the table.
     """
     rows = []
-    for result in results:
+    for result in kept(results, weights_dir):
         run_id, metrics = result["run_id"], result["metrics"]
-        if (Path(weights_dir) / f"{run_id}.keras").exists():
-            predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
-            error = expected_calibration_error(calibration(predictions))
-            rows.append(
-                (
-                    *(f"`{run_id}.keras`", f"{result['model']['parameters']:,}"),
-                    *(_percent(metrics["top1"]), _percent(metrics["top5"])),
-                    *(f"{metrics['loss']:.3f}", _percent(error)),
-                )
+        predictions = load_predictions(Path(results_dir) / f"{run_id}.npz")
+        error = expected_calibration_error(calibration(predictions))
+        rows.append(
+            (
+                *(f"`{run_id}.keras`", f"{result['model']['parameters']:,}"),
+                *(_percent(metrics["top1"]), _percent(metrics["top5"])),
+                *(f"{metrics['loss']:.3f}", _percent(error)),
             )
+        )
     header = ("weights", "parameters", "top-1", "top-5", "cross-entropy", "calibration error")
     return _markdown(header, rows)
+
+
+def kept(results: Results, weights_dir: str | Path) -> list[dict[str, Any]]:
+    """The results of the networks whose weights are in a folder."""
+    return [r for r in results if (Path(weights_dir) / f"{r['run_id']}.keras").exists()]
 
 
 def markdown_commands(results: Results) -> str:
@@ -197,11 +205,11 @@ def markdown_commands(results: Results) -> str:
 
 
 def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".") -> dict[Path, str]:
-    """The README and the model card with the tables of these results.
+    """The README and the model card with the tables of these results, and the CSV of all runs.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
-        results_dir: folder of their predictions.
+        results_dir: folder of all results and of their predictions.
         root: folder of the project.
 
     Returns:
@@ -212,7 +220,12 @@ def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".")
     text = fill_in(text, "times", markdown_times(results))
     text = fill_in(text, "commands", markdown_commands(results))
     metrics = markdown_metrics(results, results_dir, card.parent)
-    return {readme: text, card: fill_in(card.read_text(), "metrics", metrics)}
+    body = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(), flags=re.DOTALL)
+    return {
+        readme: text,
+        card: card_metadata(kept(results, card.parent)) + fill_in(body, "metrics", metrics),
+        Path(root, "report/results.csv"): results_csv(results_dir),
+    }
 
 
 def _percent(fraction: float) -> str:
@@ -247,3 +260,9 @@ def fill_in(text: str, section: str, content: str) -> str:
     if not marks.search(text):
         raise ValueError(f"The marks of section {section!r} are missing.")
     return marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+if __name__ == "__main__":
+    for path, text in filled_in(load_results("report/results"), "report/results").items():
+        path.write_text(text)
+        print(path)

@@ -1,0 +1,83 @@
+"""Results for other programs: one CSV of all runs, and the metadata of a model card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from utils.training.results import read_result
+
+METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tasks
+
+
+def results_csv(results_dir: str | Path) -> str:
+    """Every training in one table: docs/results.md describes the columns.
+
+    Args:
+        results_dir: folder of result JSONs; those of benchmarks have no place in it.
+
+    Returns:
+        The text of a CSV file, a line for each run, sorted by its id.
+    """
+    found = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
+    rows = [_row(result) for result in found if result["kind"] != "benchmark"]
+    return pd.DataFrame(rows).astype({"macs": "Int64"}).to_csv(index=False, lineterminator="\n")
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    config, dataset, env = (result.get(part, {}) for part in ("config", "dataset", "env"))
+    return {
+        **{name: result[name] for name in ("run_id", "kind", "status", "task")},
+        **{name: result[name] for name in ("preset", "recipe")},
+        "epochs": config.get("epochs"),
+        "seed": result["seed"],
+        "dataset": dataset["name"],
+        "fraction": config.get("fraction", 1.0),
+        "split": dataset["split"],
+        **{name: result["metrics"].get(name) for name in METRICS},
+        **result["model"],
+        "seconds": result["seconds"].get("total"),
+        **{name: env.get(name) for name in ("device", "precision", "backend", "tensorflow")},
+        "commit": env.get("git_commit"),
+        "command": result["command"],
+    }
+
+
+def card_metadata(results: Sequence[dict[str, Any]]) -> str:
+    """The front matter of a model card as the Hugging Face Hub reads it.
+
+    Args:
+        results: of the networks that the card is about, classifiers of Tiny ImageNet.
+
+    Returns:
+        YAML between two lines of three dashes, with the metrics of each network.
+    """
+    metadata = {
+        "language": "en",
+        "license": "other",
+        "license_name": "imagenet-terms-of-access",
+        "license_link": "https://image-net.org/download",
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["fishnet", "image-classification", "tiny-imagenet"],
+        "metrics": ["accuracy"],
+        "model-index": [_index(result) for result in results],
+    }
+    text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n"
+
+
+def _index(result: dict[str, Any]) -> dict[str, Any]:
+    shown = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
+    metrics = [
+        {"type": "accuracy", "name": title, "value": round(result["metrics"][name], 4)}
+        for name, title in shown.items()
+    ]
+    dataset = {"type": "tiny-imagenet-200", "name": "Tiny ImageNet-200", "split": "validation"}
+    task = {"type": "image-classification", "name": "Image classification"}
+    return {
+        "name": result["run_id"],
+        "results": [{"task": task, "dataset": dataset, "metrics": metrics}],
+    }
