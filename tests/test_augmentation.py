@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from utils.data.augmentation import (
-    CROP_PADDING,
     crop_and_flip,
     crop_and_flip_boxes,
     draw_crops_and_flips,
@@ -15,12 +14,12 @@ def moves(rows, columns, flipped):
 
 def test_crops_and_flips_are_those_of_a_reflected_border():
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
-    drawn = draw_crops_and_flips(32, np.random.RandomState(3))
+    drawn = draw_crops_and_flips(32, 64, np.random.RandomState(3))
     augmented = crop_and_flip(images, *drawn)
     padded = np.pad(images, ((0, 0), (8, 8), (8, 8), (0, 0)), mode="reflect")
     offsets, flipped = drawn
     for i, source in enumerate(padded):
-        top, left = offsets[:, i] + CROP_PADDING
+        top, left = offsets[:, i] + 8
         crop = source[top : top + 16, left : left + 16]
         np.testing.assert_array_equal(augmented[i], crop[:, ::-1] if flipped[i] else crop)
     assert 8 <= flipped.sum() <= 24
@@ -28,9 +27,14 @@ def test_crops_and_flips_are_those_of_a_reflected_border():
     assert (offsets.min(), offsets.max()) == (-8, 8)
 
 
+def test_crops_are_in_proportion_to_the_images():
+    offsets, _ = draw_crops_and_flips(500, 224, np.random.RandomState(0))
+    assert (offsets.min(), offsets.max()) == (-28, 28)
+
+
 def test_masks_move_like_images():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), np.uint8)
-    drawn = draw_crops_and_flips(4, np.random.RandomState(1))
+    drawn = draw_crops_and_flips(4, 16, np.random.RandomState(1))
     moved = crop_and_flip(images, *drawn)
     masks = crop_and_flip(images[..., 0].copy(), *drawn)
     np.testing.assert_array_equal(masks, moved[..., 0])

@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.analysis import classify as module
 from utils.analysis.classify import (
-    ImageError,
-    central_square,
     classify,
     evaluate_folder,
     load_classifier,
-    read_image,
     resized_center_crop,
 )
+from utils.data import pictures
+from utils.data.pictures import ImageError, central_square, read_image
 from utils.models.torch_weights import MEAN, STD
 
 WORDS = ["red", "green", "blue"]
@@ -70,14 +68,14 @@ def test_whatever_pillow_raises_one_bad_file_does_not_stop_a_folder(
 ):
     picture(tmp_path / "good.png")
     picture(tmp_path / "bad.png")
-    transpose = module.ImageOps.exif_transpose
+    transpose = pictures.ImageOps.exif_transpose
 
     def raising(image):
         if image.filename.endswith("bad.png"):
             raise error
         return transpose(image)
 
-    monkeypatch.setattr(module.ImageOps, "exif_transpose", raising)
+    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", raising)
     table = classify(model, WORDS, tmp_path, top=1)
     assert table[["file", "rank"]].values.tolist() == [["good.png", 1], ["bad.png", 0]]
     assert table["words"][1].startswith(f"{tmp_path}/bad.png ")

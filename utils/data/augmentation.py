@@ -4,23 +4,25 @@ from typing import Any
 
 import numpy as np
 
-CROP_PADDING = 8  # pixels reflected at each border before the random crop
+CROP_SHARE = 8  # at each border an eighth of the side is reflected before the random crop
 
 
 def draw_crops_and_flips(
-    count: int, random: np.random.RandomState
+    count: int, image_size: int, random: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws how each image of a batch is cropped and whether it is flipped.
 
     Args:
         count: Images.
+        image_size: Their height and width, in pixels.
         random: All that the result depends on.
 
     Returns:
         (offsets, flipped): int32 (2, count), rows and columns from the image's corner to that of
-        its crop, at most `CROP_PADDING` either way; and bool (count,).
+        its crop, at most an eighth of the side either way; and bool (count,).
     """
-    offsets = random.randint(-CROP_PADDING, CROP_PADDING + 1, (2, count), np.int32)
+    padding = image_size // CROP_SHARE
+    offsets = random.randint(-padding, padding + 1, (2, count), np.int32)
     return offsets, random.randint(2, size=count, dtype=bool)
 
 

@@ -114,7 +114,9 @@ class TrainingPlan:
         rows = self.order(epoch)[step * size : (step + 1) * size]
         if not self.source.augment:
             return Step(rows)
-        offsets, flipped = draw_crops_and_flips(size, self._random(epoch, step))
+        offsets, flipped = draw_crops_and_flips(
+            size, self.source.manifest["image_size"], self._random(epoch, step)
+        )
         if self.source.flip == "alternating":
             flipped = self.flipped_first[rows] ^ bool(epoch % 2)
         return Step(rows, (offsets, flipped))
