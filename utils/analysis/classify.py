@@ -16,6 +16,15 @@ from utils.training.predictions import load_predictions
 SUFFIXES = {".jpeg", ".jpg", ".png"}  # of the images of a labeled folder
 
 
+def kept_classifiers(
+    *, results_dir: str | Path = "report/results", weights_dir: str | Path = "report/weights"
+) -> list[str]:
+    """Names of the classification runs whose weights were kept, sorted."""
+    weights = {path.stem for path in Path(weights_dir).glob("*.keras")}
+    predictions = {path.stem for path in Path(results_dir).glob("*.npz")}
+    return sorted(weights & predictions)  # other tasks keep no predictions
+
+
 def load_classifier(
     run_id: str,
     *,
@@ -36,16 +45,14 @@ def load_classifier(
     Raises:
         ValueError: there is no such classifier; lists those that there are.
     """
-    weights = {path.stem: path for path in Path(weights_dir).glob("*.keras")}
-    predictions = {path.stem: path for path in Path(results_dir).glob("*.npz")}
-    valid = sorted(weights.keys() & predictions.keys())  # other tasks keep no predictions
+    valid = kept_classifiers(results_dir=results_dir, weights_dir=weights_dir)
     if run_id not in valid:
         raise ValueError(
             "run_id must be a classification run with kept weights: "
             f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
         )
-    words = load_predictions(predictions[run_id])["words"]
-    return keras.models.load_model(weights[run_id]), list(words)
+    words = load_predictions(Path(results_dir, f"{run_id}.npz"))["words"]
+    return keras.models.load_model(Path(weights_dir, f"{run_id}.keras")), list(words)
 
 
 def resized_center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:

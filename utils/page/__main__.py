@@ -1,0 +1,22 @@
+"""Opens a page on which pictures are classified: `python -m utils.page`."""
+
+import argparse
+
+import keras
+
+from utils.page.layout import build_page, launch_page
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    parser.add_argument("--share", action="store_true", help="with a public link of Gradio's")
+    parser.add_argument("--browser", action="store_true", help="open it in the browser as well")
+    arguments = parser.parse_args()
+    if keras.backend.backend() != "tensorflow":
+        parser.error("Grad-CAM needs KERAS_BACKEND=tensorflow.")
+    launch_page(
+        build_page(),
+        server_port=arguments.port,
+        share=arguments.share,
+        inbrowser=arguments.browser,
+    )

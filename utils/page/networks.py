@@ -1,0 +1,93 @@
+"""The kept networks, and what they say of one image."""
+
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from utils.analysis.classify import kept_classifiers, load_classifier
+from utils.analysis.gradients import grad_cam
+from utils.training.results import read_result, result_path
+
+STAGES = {"Tail": "tail_3", "Body": "body_3", "Head": "head_1"}  # where each part decides
+BOX_RUN = "localization-simple-seed0"
+
+
+class Explanation(NamedTuple):
+    """What networks say of an image."""
+
+    top5: dict[str, float]  # probability by words, most probable first
+    evidence: dict[str, np.ndarray]  # Grad-CAM (rows, columns) in [0, 1] for the first, by part
+    box: np.ndarray | None  # xmin, ymin, xmax, ymax in [0, 1]; None without a network for it
+
+
+class Networks:
+    """The kept classifiers and the network for boxes, each loaded when it is first needed."""
+
+    def __init__(
+        self,
+        results_dir: str | Path = "report/results",
+        weights_dir: str | Path = "report/weights",
+    ) -> None:
+        self._folders = {"results_dir": results_dir, "weights_dir": weights_dir}
+        self._box_weights = Path(weights_dir, f"{BOX_RUN}.keras")
+        self._loaded: dict[str, tuple[keras.Model, list[str]]] = {}
+        self._lock = Lock()
+        found = {run: read_result(result_path(results_dir, run)) for run in self._names()}
+        best_first = sorted(found.values(), key=lambda result: -result["metrics"]["top1"])
+        self.titles = {result["run_id"]: _title(result) for result in best_first}
+
+    def _names(self) -> list[str]:
+        names = kept_classifiers(**self._folders)
+        if not names:
+            raise ValueError(
+                f"{self._folders['weights_dir']} has no weights of a classifier whose predictions "
+                f"are in {self._folders['results_dir']}; 03_train leaves both."
+            )
+        return names
+
+    def classifier(self, run_id: str) -> tuple[keras.Model, list[str]]:
+        """A network and the words of its classes; see `load_classifier`."""
+        with self._lock:
+            if run_id not in self._loaded:
+                self._loaded[run_id] = load_classifier(run_id, **self._folders)
+            return self._loaded[run_id]
+
+    def _box_of(self, image: np.ndarray) -> np.ndarray | None:
+        if not self._box_weights.exists():
+            return None
+        with self._lock:
+            if BOX_RUN not in self._loaded:
+                self._loaded[BOX_RUN] = keras.models.load_model(self._box_weights), []
+        model, _ = self._loaded[BOX_RUN]
+        if model.input_shape[1:] != image.shape:
+            return None
+        return model.predict_on_batch(image[None])[0, -4:].clip(0, 1)
+
+    def explain(self, run_id: str, image: np.ndarray) -> Explanation:
+        """Classifies an image and says where each part of the network finds evidence.
+
+        Args:
+            run_id: one of `titles`.
+            image: uint8 (height, width, 3), of the network's input size.
+
+        Returns:
+            The `Explanation`.
+        """
+        model, words = self.classifier(run_id)
+        logits = model.predict_on_batch(image[None])
+        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
+        best = np.argsort(-probabilities, kind="stable")[:5]
+        maps = grad_cam(model, image[None], best[:1].tolist(), list(STAGES.values()))
+        return Explanation(
+            {words[i]: float(probabilities[i]) for i in best},
+            {part: maps[stage][0] for part, stage in STAGES.items()},
+            self._box_of(image),
+        )
+
+
+def _title(result: dict) -> str:
+    """Of a network in the list to choose from."""
+    return f"{result['run_id'].removesuffix('-seed0')}: {result['metrics']['top1']:.1%}"
