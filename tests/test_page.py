@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.analysis.classify import ImageError
 from utils.data.manifest import load_manifest
+from utils.data.pictures import ImageError
 from utils.training.predictions import load_predictions
 
 pytest.importorskip("gradio")

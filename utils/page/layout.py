@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from utils.analysis.classify import ImageError
+from utils.data.pictures import ImageError
 from utils.page.networks import BOX_RUN, STAGES, Networks
 from utils.page.pictures import (
     Picture,

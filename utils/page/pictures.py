@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from utils.analysis.classify import ImageError, central_square, read_image
 from utils.data.archives import DatasetError
 from utils.data.manifest import load_manifest
+from utils.data.pictures import ImageError, central_square, read_image
 from utils.data.read_records import open_arrays
 from utils.training.predictions import SAMPLES, decode_image, load_predictions
 
