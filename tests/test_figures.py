@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from utils.analysis.published import COURSE_REPORT, IMAGENET, LITERATURE
-from utils.figures import charts, experiment_charts, grids, style
+from utils.figures import charts, diagrams, experiment_charts, grids, style
 from utils.training.predictions import confused_images, load_predictions
 
 
@@ -55,17 +55,20 @@ def test_committed_figures_are_small_and_used():
     sizes = {path.name: path.stat().st_size for path in Path("figures").iterdir()}
     assert max(sizes.values()) < 400_000
     assert sum(sizes.values()) < 4_000_000
-    report = Path("report/report.typ").read_text()
-    assert {name for name in sizes if name.endswith(".pdf")} == set(
-        re.findall(r"figures/([\w-]+\.pdf)", report)
-    )
+    assert {name for name in sizes if name.endswith(".pdf")} == {
+        f"{name}.pdf" for name in charts_of_the_report()
+    }
+
+
+def charts_of_the_report():
+    sources = "".join(path.read_text() for path in Path("report/parts").glob("*.typ"))
+    return re.findall(r'drawn\("([\w-]+)\.pdf"', sources)
 
 
 def test_the_notebooks_write_the_pdfs_that_the_report_shows():
-    report = Path("report/report.typ").read_text()
     cells = "".join(path.read_text() for path in Path("notebooks").glob("*.ipynb"))
     written = re.findall(r'save_figure\(figure, \\"([\w-]+)\\", figures_dir, vector=True\)', cells)
-    assert sorted(written) == sorted(re.findall(r"figures/([\w-]+)\.pdf", report))
+    assert sorted(written) == sorted(charts_of_the_report())
 
 
 @pytest.mark.parametrize("count", [3, 10, 11, 25])
@@ -75,26 +78,44 @@ def test_all_names_have_colors_of_their_own(count):
     assert len(set(colors.values())) == count
 
 
+def test_a_network_has_one_color_in_every_figure():
+    alone = style.colors_of(["complex"])["complex"]
+    assert style.colors_of(["a", "simple", "complex"])["complex"] == alone
+    assert list(style.colors_of(["a", "simple"])) == ["a", "simple"]
+    presets = ("simple", "medium", "complex", "residual", "resnet_report", "U-Net")
+    assert len(set(style.colors_of(presets).values())) == len(presets)
+    assert style.label_of("residual, silu") == "residual network, silu"
+
+
 def result(preset, epochs, recipe="tuned", **changes):
     history = {name: [0.5] * epochs for name in ("loss", "val_loss", "top1", "val_top1")}
     metrics = {"split": "val"}
-    return {"preset": preset, "recipe": recipe, "history": history, "metrics": metrics, **changes}
+    names = {"preset": preset, "recipe": recipe, "run_id": f"{preset}-{recipe}-{epochs}ep-seed0"}
+    return {**names, "history": history, "metrics": metrics, **changes}
 
 
 def test_curves_show_every_run_in_the_color_of_its_preset():
     results = [result(f"preset {i}", 4) for i in range(11)]
     results += [result("preset 3", 2), result("preset 3", 2, recipe="course")]
     figure = charts.plot_curves(results)
-    tuned, _, course, _ = figure.axes
+    _, tuned, _, course = figure.axes
     assert len(tuned.lines) == 2 * 12
     assert len({line.get_color() for line in tuned.lines}) == 11
     of_preset_3 = [line for line in tuned.lines if line.get_color() == tuned.lines[6].get_color()]
     assert [line.get_alpha() for line in of_preset_3] == [1, 1, 0.5, 0.5]
     assert {line.get_color() for line in course.lines} == {of_preset_3[0].get_color()}
     assert [line.get_linestyle() for line in course.lines] == ["--", "-"]
-    names = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == [*(f"preset {i}, 4 epochs" for i in range(11)), "preset 3, 2 epochs"]
-    assert legend(figure) == ["train", "val"]
+    assert legend(figure) == ["training set", "validation set"]
+
+
+def test_curves_name_what_is_changed_and_take_seeds_together():
+    runs = ["simple-course-4ep-seed0", "simple-course-4ep-seed1", "simple-course-4ep-silu-seed0"]
+    figure = charts.plot_curves([result("simple", 4, "course", run_id=run) for run in runs])
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["simple, 4 epochs", "simple, silu, 4 epochs"]
+    assert [line.get_alpha() for line in figure.axes[1].lines] == [1, 1, 1, 1, 0.5, 0.5]
 
 
 def test_curves_of_segmentation_show_the_iou():
@@ -113,55 +134,58 @@ def test_curves_join_the_epochs_that_were_evaluated():
 
 
 @pytest.fixture
-def table():
-    """Three runs; the short one of `simple` is left out where the longest counts."""
-    rows = [("a", "simple", "tuned", 8, 0.4), ("b", "simple", "tuned", 20, 0.46)]
-    rows.append(("c", "simple", "course", 8, 0.25))
-    frame = pd.DataFrame(rows, columns=["run", "preset", "recipe", "epochs", "val top-1"])
-    train = {"train top-1": [0.5, 0.55, 0.35], "clean train top-1": np.nan}
-    return frame.assign(parameters=654_200, **train)
-
-
-def test_size_shows_the_longest_runs_and_each_name_once(table):
-    figure = charts.plot_size(table, COURSE_REPORT, LITERATURE)
-    (axes,) = figure.axes
-    tuned, course, theirs, published = (
-        part.get_offsets()
-        for part in axes.collections
-        if part.get_offsets().shape[0] and part.get_label() in legend(figure)
+def rows():
+    """A short and a long run of `simple`, a variant of it, and one by the recipe `course`."""
+    rows = [("tuned", 20, "simple", 0.46), ("tuned", 20, "simple, silu", 0.47)]
+    rows += [("tuned", 8, "simple", 0.4), ("course", 8, "simple", 0.25)]
+    frame = pd.DataFrame(rows, columns=["recipe", "epochs", "network", "val top-1"])
+    return frame.assign(**{"train top-1": [0.5, 0.6, 0.55, 0.35], "error": 0.01}).assign(
+        parameters=654_200
     )
-    assert np.allclose(tuned, [[654_200, 0.46]])
-    assert np.allclose(course, [[654_200, 0.25]])
-    assert np.allclose(theirs[:, 1], COURSE_REPORT["val_top1"])
-    assert np.allclose(published[:, 0], LITERATURE["parameters"])
-    others = ["medium", "complex", "course report's ResNet", *LITERATURE["name"]]
-    assert texts(axes) == ["simple", *others]
+
+
+def test_size_shows_the_longest_runs_and_each_name_once(rows):
+    figure = charts.plot_size(rows, COURSE_REPORT, LITERATURE)
+    (axes,) = figure.axes
+    drawn = [container.lines[0] for container in axes.containers]
+    course, tuned, *theirs = drawn
+    assert course.get_xydata().tolist() == [[654_200, 0.25]]
+    assert tuned.get_xydata().tolist() == [[654_200, 0.46]]
+    assert (course.get_markerfacecolor(), tuned.get_color()) == ("none", course.get_color())
+    assert [line.get_ydata()[0] for line in theirs] == list(COURSE_REPORT["val_top1"])
+    assert theirs[0].get_color() == tuned.get_color()  # both are `simple`
+    epochs = ["8 ep.", "20 ep.", *["30 ep."] * 4]
+    names = ["simple", "medium", "complex", "course report's ResNet"]
+    others = [f"{row.name}, {row.epochs} ep." for row in LITERATURE.itertuples()]
+    assert texts(axes) == [*epochs, *names, *others]
 
 
 def test_imagenet_shows_errors_by_family():
-    (axes,) = charts.plot_imagenet(IMAGENET).axes
-    assert [line.get_label() for line in axes.lines] == ["FishNet", "ResNet", "DenseNet"]
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([0.2259, 0.2186, 0.2124])
-    assert texts(axes) == list(IMAGENET["name"])
+    parameters, macs = charts.plot_imagenet(IMAGENET).axes
+    assert [line.get_label() for line in parameters.lines] == ["FishNet", "ResNet", "DenseNet"]
+    assert list(parameters.lines[0].get_ydata()) == pytest.approx([0.2259, 0.2186, 0.2124])
+    assert list(macs.lines[0].get_xdata()) == [4.31, 6.45, 10.58]
+    assert texts(parameters) == texts(macs) == list(IMAGENET["name"])
 
 
-def test_gap_shows_train_and_val_of_each_run(table):
-    (axes,) = charts.plot_gap(table).axes
+def test_gap_shows_train_and_val_of_each_row(rows):
+    (axes,) = charts.plot_gap(rows).axes
     _, train, val = (part.get_offsets()[:, 0] for part in axes.collections)
-    assert list(train) == [0.5, 0.55, 0.35]
-    assert list(val) == [0.4, 0.46, 0.25]
-    (axes,) = charts.plot_gap(table.assign(**{"clean train top-1": [0.6, np.nan, 0.4]})).axes
-    assert list(axes.collections[1].get_offsets()[:, 0]) == [0.6, 0.55, 0.4]
+    assert list(train) == [0.5, 0.6, 0.55, 0.35]
+    assert list(val) == [0.46, 0.47, 0.4, 0.25]
+    assert ticks(axes.yaxis)[1] == "simple, silu, tuned, 20 epochs"
 
 
-def test_reliability_has_a_line_a_run_and_its_error():
+def test_reliability_has_a_panel_a_recipe_and_each_error():
     frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [1, 1]})
-    figure = charts.plot_reliability({f"run-{i}-seed0": frame for i in range(12)})
-    diagonal, *lines = figure.axes[0].lines
+    runs = [result("simple", 4), result("complex", 4), result("simple", 2, "course")]
+    tuned, course = charts.plot_reliability([(run, frame) for run in runs]).axes
+    diagonal, *lines = tuned.lines
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
-    assert len(lines) == 12
+    assert (len(lines), len(course.lines)) == (2, 2)
     assert list(lines[0].get_ydata()) == [0.3, 0.8]
-    assert legend(figure)[0] == "run-0: ECE 5.0%"
+    assert lines[0].get_label() == "simple, 4 epochs: ECE 5.0%"
+    assert lines[0].get_color() == course.lines[1].get_color() != lines[1].get_color()
 
 
 def test_per_class_shows_both_ends():
@@ -184,9 +208,12 @@ def test_confused_pairs_show_both_directions():
 
 
 def test_gradient_norms_have_a_panel_each():
-    norms = {title: {"stem": 0.1, "logits": 2.0} for title in ("one", "two", "three")}
+    titles = ("simple, untrained", "simple, trained", "residual, trained")
+    norms = {title: {"stem": 0.1, "logits": 2.0} for title in titles}
     *panels, empty = charts.plot_gradient_norms(norms).axes
-    assert [axes.get_title() for axes in panels] == ["one", "two", "three"]
+    assert [axes.get_title() for axes in panels] == [*titles[:2], "residual network, trained"]
+    first, second, third = (axes.patches[0].get_facecolor() for axes in panels)
+    assert first == second != third
     assert [patch.get_height() for patch in panels[0].patches] == [0.1, 2.0]
     assert not empty.axison
 
@@ -251,10 +278,11 @@ def test_comparison_shows_all_networks_but_the_first():
 def test_sizes_have_a_line_for_each_width():
     frame = pd.DataFrame(
         {"width": [0.25, 0.25, 0.5], "blocks": [1, 2, 1], "top1": [0.2, 0.25, 0.3],
-         "parameters": [1e6, 2e6, 3e6], "seconds": [50, 90, 120]}
+         "parameters": [1e6, 2e6, 3e6], "macs": [5e7, 9e7, 1.2e8]}
     )  # fmt: skip
     left, right = experiment_charts.plot_sizes(frame).axes
-    assert [line.get_label() for line in right.lines] == ["0.25", "0.5"]
+    assert [line.get_label() for line in right.lines] == ["1/4", "1/2"]
+    assert list(right.lines[0].get_xdata()) == [50, 90]
     assert list(left.lines[0].get_xdata()) == [1, 2]
     assert list(right.lines[0].get_ydata()) == [20, 25]
     assert texts(left) == ["1", "2", "1"]
@@ -326,9 +354,10 @@ def test_confused_images_have_a_row_for_each_pair(predictions):
 
 def test_grad_cam_lays_the_maps_over_the_images():
     maps = {"tail_1": np.zeros((2, 4, 4)), "head_1": np.ones((2, 1, 1))}
-    figure = grids.plot_grad_cam(images(2), maps, ["cat", "dog"])
+    figure = grids.plot_grad_cam(images(2), maps, ["cat", "dog"], right=[True, False])
     axes = np.array(figure.axes).reshape(3, 2)
-    assert [a.get_ylabel() for a in axes[:, 0]] == ["image", "tail_1\n4×4", "head_1\n1×1"]
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["image", "tail 1\n4×4", "head 1\n1×1"]
+    assert [a.title.get_color() for a in axes[0]] == ["black", grids.PREDICTED]
     assert [a.get_title() for a in axes[0]] == ["cat", "dog"]
     assert [len(a.images) for a in axes.flat] == [1, 1, 2, 2, 2, 2]
     np.testing.assert_array_equal(axes[2, 1].images[1].get_array(), [[1]])
@@ -356,3 +385,11 @@ def test_masks_have_a_color_for_each_class():
     assert len({tuple(pixel) for pixel in mask.reshape(-1, 3)}) == 4
     assert tuple(mask[0, 0]) == (224, 224, 224)  # the background
     np.testing.assert_array_equal(predicted, mask[::-1])
+
+
+def test_diagrams_have_no_text_below_the_smallest_size():
+    for figure in (diagrams.draw_blocks(), diagrams.draw_flow()):
+        (axes,) = figure.axes
+        assert min(text.get_fontsize() for text in axes.texts if text.get_text()) >= style.SMALL
+    names = [text.get_text() for text in diagrams.draw_blocks().axes[0].texts]
+    assert {"bottleneck", "UR block", "DR block", "bridge", "transfer"} <= set(names)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typst
 
-from utils.analysis.report import build_report
+from utils.analysis.report import build_report, spread_between_seeds
 
 
 @pytest.fixture
@@ -15,9 +15,8 @@ def project(tmp_path):
     (tmp_path / "report").mkdir()
     for source in ("report.typ", "references.bib"):
         shutil.copy(f"report/{source}", tmp_path / "report")
-    shutil.copytree(
-        "report/results", tmp_path / "report/results", ignore=shutil.ignore_patterns("*.npz")
-    )
+    for folder in ("parts", "results"):
+        shutil.copytree(f"report/{folder}", tmp_path / "report" / folder)
     return tmp_path
 
 
@@ -26,7 +25,7 @@ def test_the_committed_report_is_what_the_results_give():
 
 
 def test_its_length():
-    assert 8 <= len(build_report(format="png", ppi=10)) <= 12
+    assert 12 <= len(build_report(format="png", ppi=10)) <= 22
 
 
 def test_a_cited_result_that_is_missing(project):
@@ -69,3 +68,37 @@ def test_a_number_in_the_report_is_the_result_s(project):
     result["metrics"]["top1"] += 0.01
     path.write_text(json.dumps(result))
     assert build_report(project) != before
+
+
+def longer(project, old, new, epochs=30, **changes):
+    """A result as a longer run of other seeds or networks would leave it."""
+    folder = project / "report/results"
+    result = json.loads((folder / f"{old}.json").read_text())
+    result |= {"run_id": new, **changes}
+    result["history"] = {name: [values[-1]] * epochs for name, values in result["history"].items()}
+    result["history"]["val_top1"][0] = 0.3
+    result["history"]["top1"][0] = 0.3
+    (folder / f"{new}.json").write_text(json.dumps(result))
+    shutil.copy(folder / f"{old}.npz", folder / f"{new}.npz")
+
+
+def test_the_text_holds_when_results_are_added(project):
+    pages = len(build_report(project, format="png", ppi=10))
+    course, tuned = "simple-course-10ep-seed0", "complex-tuned-12ep-seed0"
+    longer(project, course, "simple-course-30ep-seed0")
+    longer(project, course, "simple-course-30ep-bn-momentum-0.99-seed0")
+    for seed in (0, 1):
+        longer(project, tuned, f"complex-tuned-30ep-seed{seed}", seed=seed)
+        preset = "residual_parameters"
+        longer(project, tuned, f"{preset}-tuned-30ep-seed{seed}", seed=seed, preset=preset)
+    assert pages <= len(build_report(project, format="png", ppi=10)) <= pages + 2
+
+
+def test_the_spread_between_seeds():
+    def run(name, top1, split="holdout"):
+        return {"run_id": name, "metrics": {"top1": top1, "split": split}}
+
+    results = [run("a-seed0", 0.1), run("a-seed1", 0.14), run("b-seed0", 0.5), run("c-seed0", 0.2)]
+    results += [run("c-seed1", 0.21), run("d-seed0", 0.1, "val"), run("d-seed1", 0.9, "val")]
+    found = spread_between_seeds(results)
+    assert found == {"pairs": 2, "largest": pytest.approx(0.04)}

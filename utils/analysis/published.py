@@ -20,30 +20,34 @@ _FASTAI = "github.com/fastai/course22p2, nbs/24_imgnet_tiny.ipynb, 25 epochs"
 # multiply-accumulates depend on stems that the sources do not all state.
 LITERATURE = pd.DataFrame(
     [
-        ("ResNet-18", 11.3e6, 0.655, _GIUNG2),
-        ("ResNet-50", 23.9e6, 0.694, _GIUNG2),
-        ("fastai ResNet", 21e6, 0.618, _FASTAI),
+        ("ResNet-18", 11.3e6, 0.655, 100, _GIUNG2),
+        ("ResNet-50", 23.9e6, 0.694, 100, _GIUNG2),
+        ("fastai ResNet", 21e6, 0.618, 25, _FASTAI),
     ],
-    columns=["name", "parameters", "top1", "source"],
+    columns=["name", "parameters", "top1", "epochs", "source"],
 )
 
 _AUTHORS = "README of github.com/kevin-ssy/FishNet"
 _KERAS = "keras.io/api/applications, table of models"
-# Published single-crop top-1 on ImageNet-1k at 224x224, as fractions; parameters in millions.
+# Published single-crop top-1 and top-5 on ImageNet-1k at 224x224, as fractions; parameters in
+# millions, multiply-accumulates in billions (of the others: see `ARCHITECTURES`; of ResNet-152,
+# He et al. (2016), table 1).
 IMAGENET = pd.DataFrame(
     [
-        ("FishNet", "99", 16.63, 0.7741, _AUTHORS),
-        ("FishNet", "150", 24.96, 0.7814, _AUTHORS),
-        ("FishNet", "201", 44.58, 0.7876, _AUTHORS),
-        ("ResNet", "50", 25.6, 0.749, _KERAS),
-        ("ResNet", "101", 44.7, 0.764, _KERAS),
-        ("ResNet", "152", 60.4, 0.766, _KERAS),
-        ("DenseNet", "121", 8.1, 0.750, _KERAS),
-        ("DenseNet", "169", 14.3, 0.762, _KERAS),
-        ("DenseNet", "201", 20.2, 0.773, _KERAS),
+        ("FishNet", "99", 16.63, 4.31, 0.7741, 0.9359, _AUTHORS),
+        ("FishNet", "150", 24.96, 6.45, 0.7814, 0.9395, _AUTHORS),
+        ("FishNet", "201", 44.58, 10.58, 0.7876, 0.9439, _AUTHORS),
+        ("ResNet", "50", 25.6, 3.8, 0.749, 0.921, _KERAS),
+        ("ResNet", "101", 44.7, 7.6, 0.764, 0.928, _KERAS),
+        ("ResNet", "152", 60.4, 11.3, 0.766, 0.931, _KERAS),
+        ("DenseNet", "121", 8.1, 2.83, 0.750, 0.923, _KERAS),
+        ("DenseNet", "169", 14.3, 3.36, 0.762, 0.932, _KERAS),
+        ("DenseNet", "201", 20.2, 4.29, 0.773, 0.936, _KERAS),
     ],
-    columns=["family", "name", "parameters", "top1", "source"],
+    columns=["family", "name", "parameters", "macs", "top1", "top5", "source"],
 )
+# FishNet-150 for 200 epochs with a cosine schedule and label smoothing, as above.
+FISHNET_150_LONG = (24.96, 6.45, 0.7935, 0.9475)
 
 _TORCHVISION = "pytorch.org/vision, models"
 # Parameters, and multiply-accumulates per image of 224x224 pixels with ImageNet's 1,000 classes.
@@ -74,3 +78,12 @@ PAPER_DOWN_SAMPLING = pd.DataFrame(
     ],
     columns=["down_sampling", "parameters", "error"],
 ).set_index("down_sampling")
+
+# Grouped convolutions: Sun et al. (2018), table 1, likewise.
+PAPER_GROUPED = pd.DataFrame(
+    [
+        ("ResNeXt-50 (32×4d)", 25.0, 22.2),
+        ("FishNeXt-150 (4d)", 26.2, 21.5),
+    ],
+    columns=["network", "parameters", "error"],
+)

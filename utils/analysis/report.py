@@ -1,18 +1,42 @@
 """Typesets the report from the result JSONs and the figures: `python -m utils.analysis.report`."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import typst
 
-from utils.analysis.published import COURSE_REPORT
-from utils.experiments.ablations import ablation_table
+from utils.analysis import published
+from utils.analysis.predictions import (
+    calibration,
+    expected_calibration_error,
+    per_class_accuracy,
+)
+from utils.analysis.tables import network_of, summary
+from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
+from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
 from utils.experiments.search import points, study_table
-from utils.training.results import complete_result, load_results
+from utils.models.presets import PRESETS
+from utils.training.predictions import load_predictions
+from utils.training.recipes import RECIPES
+from utils.training.results import complete_result, load_results, read_result
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
+GROUPS = {  # of the runs in the appendix: how their names begin, and what they are for
+    "why": "One factor at a time",
+    "layers-in-call": "Layers created in call",
+    "search": "Search",
+    "recipe": "Trials of a recipe",
+    "third": "Fast layers and bfloat16",
+    "gradients": "Gradient norms",
+    "cost": "Cost of an epoch",
+    "localization": "Region level",
+    "segmentation": "Pixel level (synthetic)",
+}
 
 
 def build_report(root: str | Path = ".", **options: Any) -> Any:
@@ -26,31 +50,101 @@ def build_report(root: str | Path = ".", **options: Any) -> Any:
         What `typst.compile` returns.
 
     Raises:
-        FileNotFoundError: a run of the comparison in `utils.experiments.ablations` is missing.
+        FileNotFoundError: a run of the comparisons in `utils.experiments.ablations` is missing.
         ValueError: one is not complete, or a study of `utils.experiments.search` or a comparison of
             `utils.experiments.comparison` is not.
         typst.TypstError: another result that the report cites is missing, synthetic or not
             complete, or a figure is missing.
     """
     root = Path(root)
-    runs = [result["run_id"] for result in load_results(root / "report/results")]
-    factors = ablation_table(root / "report/results").to_dict("records")
-    studies = {name: _study(name, root / "report/results") for name in STUDIES}
-    compared = {task: _compared(task, root / "report/results") for task in COMPARISONS}
+    inputs = {
+        **measured(root / "report/results"),
+        "published": {
+            "course": published.COURSE_REPORT.to_dict("index"),
+            "imagenet": published.IMAGENET.to_dict("records"),
+            "fishnet150_long": published.FISHNET_150_LONG,
+            "down_sampling": published.PAPER_DOWN_SAMPLING.reset_index().to_dict("records"),
+            "grouped": published.PAPER_GROUPED.to_dict("records"),
+            "literature": published.LITERATURE.to_dict("records"),
+        },
+        "recipes": {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()},
+        "presets": {
+            name: dataclasses.asdict(PRESETS[name]) for name in ("simple", "medium", "complex")
+        },
+    }
     return typst.compile(
         root / "report/report.typ",
         root=root,
-        sys_inputs={
-            "runs": json.dumps(runs),
-            "factors": json.dumps(factors),
-            "studies": json.dumps(studies),
-            "compared": json.dumps(compared),
-            "earlier": COURSE_REPORT.to_json(orient="index"),
-        },
+        sys_inputs={name: _json(value) for name, value in inputs.items()},
         ignore_system_fonts=True,
         timestamp=0,  # with the same fonts and time the same sources give the same bytes
         **options,
     )
+
+
+def measured(results_dir: Path) -> dict[str, Any]:
+    """What the report computes from the results, by the names that its source reads.
+
+    Args:
+        results_dir: folder of the results.
+
+    Returns:
+        Dict of JSON-ready values: `runs` (ids of those that may stand in the results table),
+        `summary`, `factors`, `trials`, `studies`, `compared`, `symptoms`, `spread`, `calibration`,
+        `classes` and `results` (a row of the appendix for each JSON).
+
+    Raises:
+        FileNotFoundError, ValueError: see `build_report`.
+    """
+    reported = load_results(results_dir)
+    everything = [read_result(path) for path in sorted(results_dir.glob("*.json"))]
+    kept = {
+        r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz")
+        for r in reported
+        if (results_dir / f"{r['run_id']}.npz").exists()
+    }
+    return {
+        "runs": [result["run_id"] for result in reported],
+        "summary": summary(reported).to_dict("records"),
+        "factors": ablation_table(results_dir).to_dict("records"),
+        "trials": recipe_table(results_dir).to_dict("records"),
+        "studies": {name: _study(name, results_dir) for name in STUDIES},
+        "compared": {task: _compared(task, results_dir) for task in COMPARISONS},
+        "symptoms": _symptoms(results_dir),
+        "spread": spread_between_seeds(everything),
+        "calibration": {
+            run: expected_calibration_error(calibration(predictions))
+            for run, predictions in kept.items()
+        },
+        "classes": {
+            run: per_class_accuracy(predictions).reset_index().values.tolist()
+            for run, predictions in kept.items()
+        },
+        "results": [_row(result) for result in everything],
+    }
+
+
+def spread_between_seeds(results: list[dict[str, Any]]) -> dict[str, float]:
+    """How far apart runs are that differ in their seed alone, on the hold-out.
+
+    Args:
+        results: as `utils.training.results.read_result` returns them.
+
+    Returns:
+        Dict of pairs (how many groups of such runs there are) and largest (difference of top-1 in
+        one of them, as a fraction).
+    """
+    rows = pd.DataFrame(
+        [
+            {"name": re.sub(r"-seed\d+$", "", r["run_id"]), "top1": r["metrics"]["top1"]}
+            for r in results
+            if r.get("metrics", {}).get("split") == "holdout"
+            and not r["run_id"].startswith("layers-in-call")
+        ]
+    )
+    grouped = rows.groupby("name")["top1"]
+    ranges = (grouped.max() - grouped.min())[grouped.size() > 1]
+    return {"pairs": len(ranges), "largest": float(ranges.max())}
 
 
 def _study(name: str, results_dir: Path) -> list[dict[str, Any]]:
@@ -69,7 +163,56 @@ def _compared(task: str, results_dir: Path) -> list[dict[str, Any]]:
             f"Comparison {task} is not complete; run notebooks/07_region_and_pixel.ipynb first."
         )
     rows = comparison_table(task, found)
+    first = rows.index[0]
+    for metric in COMPARISONS[task].metrics:
+        rows[f"{metric} by seed"] = [
+            [
+                result["metrics"][metric] - found[first, seed]["metrics"][metric]
+                for (name, seed), result in found.items()
+                if name == network
+            ]
+            for network in rows.index
+        ]
     return rows.rename_axis("network").reset_index().to_dict("records")
+
+
+def _symptoms(results_dir: Path) -> list[dict[str, Any]]:
+    rows = symptoms(results_dir)
+    return [{**row, "verdicts": verdicts(row)} for _, row in rows.iterrows()]
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    """A result in the appendix."""
+    metrics, run, env = result.get("metrics") or {}, result["run_id"], result["env"]
+    history = next(iter((result.get("history") or {"": []}).values()))
+    group = next((title for start, title in GROUPS.items() if run.startswith(f"{start}-")), "")
+    is_main = result["kind"] == "train"
+    return {
+        "run": run,
+        "group": "Main results" if is_main else group or "Measurements",
+        "network": network_of(result) if "preset" in result else "",
+        "kind": result["kind"],
+        "seed": result.get("seed"),
+        "epochs": len(history),
+        "split": metrics.get("split"),
+        "metric": next((name for name in ("top1", "iou") if name in metrics), None),
+        "value": metrics.get("top1", metrics.get("iou")),
+        "command": result["command"],
+        "environment": {
+            name: env.get(name) for name in ("python", "tensorflow", "keras", "device", "cpu_count")
+        },
+        "commit": (env.get("git_commit") or "").removesuffix("-dirty")[:7],
+        "is_dirty": (env.get("git_commit") or "").endswith("-dirty"),
+    }
+
+
+def _json(value: Any) -> str:
+    """JSON in which what is not a number is null."""
+    return re.sub(r"\bNaN\b", "null", json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.item()
 
 
 if __name__ == "__main__":

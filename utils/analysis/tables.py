@@ -1,7 +1,7 @@
 """The tables of README and model card: `python -m utils.analysis.tables` inserts them there."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ def results_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def network_of(result: Mapping[str, Any]) -> str:
+    """The preset of a run and what is changed of it, as the run's name says: "simple, silu"."""
+    name = re.sub(r"-seed\d+$", "", result["run_id"])
+    changed = re.sub(r"^.*\d+ep-?", "", name).replace("-", " ")
+    return result["preset"] + (f", {changed}" if changed else "")
+
+
 def summary(results: Results) -> pd.DataFrame:
     """The results with the seeds of a run taken together, for comparisons at equal epochs.
 
@@ -78,9 +85,7 @@ def summary(results: Results) -> pd.DataFrame:
     table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
     table["clean"] = table["clean train top-1"].notna()
     table["train top-1"] = table["clean train top-1"].fillna(table["train top-1"])
-    names = table["run"].str.replace(r"-seed\d+$", "", regex=True)
-    changed = names.str.replace(r"^.*\d+ep-?", "", regex=True).str.replace("-", " ")
-    table["network"] = table["preset"] + changed.where(changed == "", ", " + changed)
+    table["network"] = [network_of(result) for result in results]
     rows = table.groupby(["recipe", "epochs", "network"], as_index=False).agg(
         {
             **dict.fromkeys(["parameters", "MACs", "device"], "first"),

@@ -216,7 +216,8 @@ def study_table(name: str, *, seeds: Iterable[int] = DEFAULT_SEEDS, **options: A
         and `changed`, which names them; top1 and train_top1 (fractions, of seed 0 alone: also in
         the default's row); difference (percentage points of top-1 from the mean of the default's
         runs), default_n (the number of these runs) and uncertainty (one standard deviation of that
-        difference, see `utils.experiments.common.uncertainty_of_difference`); parameters, and run.
+        difference, see `utils.experiments.common.uncertainty_of_difference`); parameters, macs and
+        run.
     """
     found = [complete_result(run_config({}, seed=seed, **options)) for seed in seeds]
     default = 100 * np.array([result["metrics"]["top1"] for result in found if result])
@@ -235,6 +236,7 @@ def study_table(name: str, *, seeds: Iterable[int] = DEFAULT_SEEDS, **options: A
                     "default_n": len(default),
                     "uncertainty": uncertainty_of_difference(default),
                     "parameters": result["model"]["parameters"],
+                    "macs": result["model"]["macs"],
                     "run": result["run_id"],
                 }
             )

@@ -1,5 +1,6 @@
 """The charts of `04_analysis`: over all runs, or of one of them."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,79 +8,107 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.analysis.predictions import expected_calibration_error
-from utils.figures.style import PALETTE, SMALL, WIDTH, colors_of, percent
+from utils.analysis.tables import network_of
+from utils.figures.style import (
+    OURS,
+    PALETTE,
+    PUBLISHED,
+    SMALL,
+    THEIRS,
+    WIDTH,
+    colors_of,
+    label_of,
+    percent,
+)
 from utils.training.results import TITLES
 
+SPLITS = {"val": "validation set", "holdout": "hold-out"}
 
-def plot_size(table: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
-    """Val top-1 against parameters: our runs, the course report's and published networks.
 
-    Networks of one name are joined by a line, which has the name at its upper end. Each point of
-    ours says its epochs.
+def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
+    """Validation top-1 against parameters: ours, the course report's and published networks.
+
+    The markers say whose a network is and by which recipe, the colors which network it is; the
+    number is the epochs of a run. A variant of a network is left out.
 
     Args:
-        table: as `utils.analysis.tables.results_table` returns it; of several runs of a preset
-            and a recipe, the longest is shown.
+        rows: as `utils.analysis.tables.summary` returns them; of several lengths of a network by
+            one recipe, the longest is shown.
         course: `utils.analysis.published.COURSE_REPORT`.
         literature: `utils.analysis.published.LITERATURE`.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    ours, theirs, others = sns.color_palette(PALETTE)[:3]
-    mine = table.sort_values("epochs").drop_duplicates(["preset", "recipe"], keep="last")
-    mine = mine.rename(columns={"val top-1": "top1", "preset": "name"})
-    course = course.rename(columns={"val_top1": "top1"}).reset_index(names="name")
-    groups = [
-        ("this project, tuned", mine[mine["recipe"] == "tuned"], ours, "o", True),
-        (
-            "this project, the course report's recipe",
-            mine[mine["recipe"] == "course"],
-            ours,
-            "o",
-            False,
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
+    rows = rows[~rows["network"].str.contains(",")].sort_values("epochs")
+    rows = rows.drop_duplicates(["network", "recipe"], keep="last")
+    colors = colors_of([*rows["network"], *course.index])
+    shown = [
+        *rows[["network", "recipe", "epochs", "parameters", "val top-1", "error"]].itertuples(
+            index=False, name=None
         ),
-        ("course report, 30 epochs", course, theirs, "s", True),
-        ("published, 25 to 100 epochs", literature, others, "^", True),
+        *(
+            (row.Index, "theirs", 30, row.parameters, row.val_top1, 0)
+            for row in course.itertuples()
+        ),
     ]
-    for label, points, color, marker, filled in groups:
-        axes.scatter(
-            points["parameters"],
-            points["top1"],
-            s=26 if filled else 80,
-            marker=marker,
-            label=label,
-            edgecolor=color,
-            facecolor=color if filled else "none",
-            zorder=2,
+    for network, recipe, epochs, parameters, top1, error in shown:
+        color = colors[network]
+        axes.errorbar(
+            *(parameters, top1, error),
+            fmt=THEIRS if recipe == "theirs" else OURS,
+            color=color,
+            ms=9 if recipe.startswith("course") else 6,
+            mfc="none" if recipe.startswith("course") else color,
         )
-    for x, top1, epochs in mine[["parameters", "top1", "epochs"]].itertuples(index=False):
-        axes.annotate(
-            f"{epochs} ep.", (x, top1), (7, -3), textcoords="offset points", fontsize=SMALL
+        side = 1 if recipe == "theirs" else -1
+        align = {"ha": "left" if side > 0 else "right"}
+        _note(axes, f"{epochs} ep.", (parameters, top1), (7 * side, -3), **align)
+    for network, color in colors.items():
+        top = max(shown_top1 for name, *_, shown_top1, _ in shown if name == network)
+        x = max(parameters for name, _, _, parameters, *_ in shown if name == network)
+        _note(axes, label_of(network), (x, top), (0, 7), color=color, ha="center")
+    axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
+    for row in literature.itertuples():
+        left = row.name.startswith("fastai")
+        _note(
+            axes,
+            f"{row.name}, {row.epochs} ep.",
+            (row.parameters, row.top1),
+            (7, -3) if not left else (-7, -3),
+            ha="right" if left else "left",
         )
-    shown = pd.concat([points for _, points, *_ in groups])
-    shown["name"] = shown["name"].replace("resnet_report", "course report's ResNet")
-    for name, points in shown.groupby("name", sort=False):
-        x, top = points["parameters"].mean(), points["top1"].max()
-        axes.vlines(x, points["top1"].min(), top, color="0.5", lw=0.8, zorder=1)
-        axes.annotate(
-            name, (x, top), (0, 6), textcoords="offset points", ha="center", fontsize=SMALL
-        )
-    axes.set(xscale="log", ylim=(0, 0.8), xlabel="trainable parameters", ylabel="val top-1")
-    axes.margins(x=0.1)
+    axes.set(xscale="log", ylim=(0, 0.8), xlabel="trainable parameters")
+    axes.set(ylabel="validation top-1")
+    axes.set_xlim(right=1.2e8)
     percent(axes.yaxis)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=SMALL
-    )
+    kinds = {
+        "this project, recipe tuned": (OURS, "0.35"),
+        "this project, recipe course": (OURS, "white"),
+        "course report": (THEIRS, "0.35"),
+        "published": (PUBLISHED, "0.35"),
+    }
+    handles = [
+        plt.Line2D([], [], ls="", marker=marker, mec="0.35", mfc=face)
+        for marker, face in kinds.values()
+    ]
+    figure.legend(handles, kinds, loc="outside lower center", ncols=4, fontsize=SMALL)
     return figure
 
 
+def _note(
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[int, int], **kw: Any
+) -> None:
+    axes.annotate(text, at, shift, textcoords="offset points", fontsize=SMALL, **kw)
+
+
 def plot_imagenet(published: pd.DataFrame) -> Figure:
-    """Top-1 error on ImageNet-1k against parameters, as published.
+    """Top-1 error on ImageNet-1k against parameters and MACs, as published.
 
     As figure 4 of the paper, but its rivals there are re-implementations by its authors.
 
@@ -89,39 +118,47 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 2.7))
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
     colors = colors_of(published["family"])
     for family, rows in published.groupby("family", sort=False):
-        axes.plot(
-            rows["parameters"], 1 - rows["top1"], "o-", ms=4, color=colors[family], label=family
-        )
-        for name, x, y in rows[["name", "parameters", "top1"]].itertuples(index=False):
-            axes.annotate(name, (x, 1 - y), (4, 4), textcoords="offset points", fontsize=SMALL)
-    percent(axes.yaxis)
-    axes.margins(0.12)
-    axes.set(xlabel="parameters, millions", ylabel="top-1 error on ImageNet-1k")
-    axes.legend()
+        for axes, x in zip(panels, ("parameters", "macs"), strict=True):
+            axes.plot(rows[x], 1 - rows["top1"], "o-", ms=4, color=colors[family], label=family)
+            for row in rows.itertuples():
+                shift = (-3, -10) if family == "FishNet" else (4, 4)
+                _note(axes, row.name, (getattr(row, x), 1 - row.top1), shift)
+    for axes in panels:
+        axes.margins(0.14)
+    percent(panels[0].yaxis)
+    panels[0].set(xlabel="parameters, millions", ylabel="top-1 error on ImageNet-1k")
+    panels[1].set(xlabel="multiply-accumulates per image, billions")
+    panels[1].legend()
     return figure
 
 
-def plot_gap(table: pd.DataFrame) -> Figure:
-    """Train and val top-1 of each run, joined by a line: its length is the generalization gap.
-
-    Train is evaluated as val is where a run has that; older ones have the mean of the last epoch.
+def plot_gap(rows: pd.DataFrame) -> Figure:
+    """Train and val top-1 of each row, joined by a line: its length is the generalization gap.
 
     Args:
-        table: as `utils.analysis.tables.results_table` returns it.
+        rows: as `utils.analysis.tables.summary` returns them.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(table) + 1.0))
-    val, train = sns.color_palette(PALETTE)[:2]
-    on_train = table["clean train top-1"].fillna(table["train top-1"])
-    axes.hlines(table["run"], on_train, table["val top-1"], color="0.6", zorder=1)
-    for top1, color, label in ((on_train, train, "train"), (table["val top-1"], val, "val")):
-        axes.scatter(top1, table["run"], color=color, label=label, zorder=2)
-    axes.set(xlabel="top-1", ylim=(-0.6, len(table) - 0.4))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(rows) + 1.0))
+    names = [
+        f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs"
+        for _, row in rows.iterrows()
+    ]
+    axes.hlines(names, rows["train top-1"], rows["val top-1"], color="0.6", zorder=1)
+    sets = {
+        "training set": ("train top-1", OURS, "black"),
+        "validation set": ("val top-1", OURS, "white"),
+    }
+    for label, (column, marker, face) in sets.items():
+        axes.scatter(
+            rows[column], names, marker=marker, color=face, ec="black", label=label, zorder=2
+        )
+    axes.set(xlabel="top-1", ylim=(len(rows) - 0.4, -0.6))
     percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right")
@@ -131,7 +168,7 @@ def plot_gap(table: pd.DataFrame) -> Figure:
 def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and top-1 by epoch, training dashed and evaluation solid; a row for each recipe.
 
-    A preset has one color in all rows; of several runs of one, shorter ones are paler.
+    A preset has one color in all rows; of several runs of one, shorter ones and variants are paler.
 
     Args:
         results: as in `utils.training.results`; without a top-1, as in segmentation, the IoU is
@@ -142,7 +179,7 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """
     recipes = list(dict.fromkeys(result["recipe"] for result in results))
     figure, rows = plt.subplots(
-        len(recipes), 2, figsize=(WIDTH, 2.1 * len(recipes) + 0.5), squeeze=False
+        len(recipes), 2, figsize=(WIDTH, 1.9 * len(recipes) + 0.5), squeeze=False
     )
     shown = "top1" if "top1" in results[0]["history"] else "iou"
     colors = colors_of(result["preset"] for result in results)
@@ -150,47 +187,62 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
         runs = [result for result in results if result["recipe"] == recipe]
         for result in runs:
             history, preset = result["history"], result["preset"]
+            network, count = network_of(result), len(history["loss"])
             longest = max(len(r["history"]["loss"]) for r in runs if r["preset"] == preset)
-            count = len(history["loss"])
-            style = {"color": colors[preset], "alpha": 1 if count == longest else 0.5}
+            is_main = count == longest and network == preset
+            style = {"color": colors[preset], "alpha": 1 if is_main else 0.5}
             for axes, name in ((left, "loss"), (right, shown)):
-                axes.plot(range(1, count + 1), history[name], "--", **style)
+                axes.plot(range(1, count + 1), history[name], "--", lw=1, **style)
                 evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
-                axes.plot(evaluated.index, evaluated, "o-", ms=2.5, **style)
-            right.plot([], [], label=f"{preset}, {count} epochs", **style)
+                axes.plot(evaluated.index, evaluated, "o-", ms=2, lw=1, **style)
+            label = f"{label_of(network)}, {count} epochs"
+            if label not in left.get_legend_handles_labels()[1]:
+                left.plot([], [], label=label, **style)
         left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
         right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
-        right.legend(fontsize=SMALL, loc="lower right", frameon=True)
+        left.legend(fontsize=SMALL, loc="upper right", frameon=True)
         percent(right.yaxis)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-    splits = " or ".join(dict.fromkeys(result["metrics"]["split"] for result in results))
+    splits = [SPLITS[split] for split in dict.fromkeys(r["metrics"]["split"] for r in results)]
     handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
-    figure.legend(handles, ["train", splits], loc="outside lower center", ncols=2)
+    labels = ["training set", " or ".join(splits)]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
-def plot_reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence; a calibrated network is on the diagonal.
+def plot_reliability(
+    tables: Sequence[tuple[Mapping[str, Any], pd.DataFrame]],
+) -> Figure:
+    """Accuracy against confidence, a panel for each recipe; a calibrated network is diagonal.
 
     Args:
-        tables: dict of run: what `utils.analysis.predictions.calibration` returns.
+        tables: (result of a run, what `utils.analysis.predictions.calibration` returns for it).
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(0.8 * WIDTH, 2.8))
-    axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
-    colors = colors_of(tables)
-    for run, table in tables.items():
-        label = f"{run.removesuffix('-seed0')}: ECE {expected_calibration_error(table):.1%}"
-        axes.plot(
-            table["confidence"], table["accuracy"], "o-", ms=3, color=colors[run], label=label
-        )
-    axes.set(xlabel="confidence", ylabel="accuracy", aspect="equal")
-    percent(axes.xaxis, axes.yaxis)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=SMALL)
+    recipes = list(dict.fromkeys(result["recipe"] for result, _ in tables))
+    figure, panels = plt.subplots(1, len(recipes), figsize=(WIDTH, 3.0), sharey=True, squeeze=False)
+    colors = colors_of(result["preset"] for result, _ in tables)
+    for recipe, axes in zip(recipes, panels.flat, strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
+        runs = [(result, table) for result, table in tables if result["recipe"] == recipe]
+        for (result, table), marker in zip(runs, itertools.cycle("os^vDP"), strict=False):
+            epochs = len(result["history"]["loss"])
+            error = expected_calibration_error(table)
+            axes.plot(
+                *(table["confidence"], table["accuracy"], f"{marker}-"),
+                ms=3,
+                lw=1,
+                color=colors[result["preset"]],
+                label=f"{label_of(network_of(result))}, {epochs} epochs: ECE {error:.1%}",
+            )
+        axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
+        percent(axes.xaxis, axes.yaxis)
+        axes.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    panels[0, 0].set_ylabel("accuracy")
     return figure
 
 
@@ -225,7 +277,7 @@ def plot_confused(pairs: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.22 * len(pairs) + 0.9))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(pairs) + 0.8))
     pairs = pairs[::-1]
     names = pairs["class a"] + " (a) – " + pairs["class b"] + " (b)"
     left = 0
@@ -234,7 +286,7 @@ def plot_confused(pairs: pd.DataFrame) -> Figure:
     ):
         axes.barh(names, pairs[column], left=left, color=color, label=column)
         left = left + pairs[column]
-    axes.set(xlabel="images", title="Most confused pairs")
+    axes.set(xlabel="images")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right")
@@ -251,12 +303,14 @@ def plot_gradient_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
         The matplotlib `Figure`.
     """
     rows = math.ceil(len(norms) / 2)
-    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 1.9 * rows), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 1.7 * rows), sharey=True, squeeze=False)
+    colors = colors_of(title.partition(", ")[0] for title in norms)
     for axes in panels.flat[len(norms) :]:
         axes.set_axis_off()
     for axes, (title, by_part) in zip(panels.flat, norms.items(), strict=False):
-        axes.bar(by_part.keys(), by_part.values(), color="C0")
-        axes.set(title=title, yscale="log")
+        parts = [part.replace("_", " ") for part in by_part]
+        axes.bar(parts, by_part.values(), color=colors[title.partition(", ")[0]])
+        axes.set(title=label_of(title), yscale="log")
         axes.tick_params(axis="x", rotation=90, labelsize=SMALL)
         axes.grid(visible=False, axis="x")
     figure.supylabel("norm of gradient / norm of weights", fontsize=9)

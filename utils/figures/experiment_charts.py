@@ -61,7 +61,7 @@ def plot_variants(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure, panels = plt.subplots(
         len(tables),
         1,
-        figsize=(WIDTH, 0.3 * sum(heights) + 0.5 * len(tables)),
+        figsize=(WIDTH, 0.19 * sum(heights) + 0.42 * len(tables)),
         sharex=True,
         squeeze=False,
         height_ratios=heights,
@@ -130,21 +130,22 @@ def plot_comparison(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def plot_sizes(table: pd.DataFrame) -> Figure:
-    """Top-1 of each width and depth against parameters and against time; the numbers are blocks.
+    """Top-1 of each width and depth against parameters and MACs; the numbers are blocks.
 
     Args:
-        table: as `utils.experiments.search.study_table` returns it for the study `size`, and
-            seconds per epoch.
+        table: as `utils.experiments.search.study_table` returns it for the study `size`.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3), sharey=True)
-    for axes, x, unit in zip(panels, ("parameters", "seconds"), (1e6, 1), strict=True):
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
+    markers = dict(zip(sorted(set(table["width"])), "os^vD", strict=False))
+    for axes, x in zip(panels, ("parameters", "macs"), strict=True):
         for width, group in table.groupby("width"):
-            axes.plot(group[x] / unit, 100 * group["top1"], marker="o", label=f"{width:g}")
+            label = str(Fraction(width).limit_denominator(16))
+            axes.plot(group[x] / 1e6, 100 * group["top1"], marker=markers[width], label=label)
             for row in group.itertuples():
-                where = (getattr(row, x) / unit, 100 * row.top1)
+                where = (getattr(row, x) / 1e6, 100 * row.top1)
                 axes.annotate(row.blocks, where, (4, 4), textcoords="offset points", fontsize=SMALL)
         axes.set(xscale="log")
         axes.margins(x=0.1, y=0.1)
@@ -152,6 +153,6 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set(xlabel="million parameters", ylabel="hold-out top-1, %")
-    panels[1].set(xlabel="seconds per epoch")
+    panels[1].set(xlabel="million multiply-accumulates per image")
     panels[1].legend(title="width, times the paper's", loc="lower right")
     return figure

@@ -39,7 +39,7 @@ def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
     position = {name: x for x, name in enumerate(STAGES)}
     smallest = min(rows for rows, _, _ in shapes.values())
     height = {name: 1.0 + 0.8 * math.log2(rows / smallest) for name, (rows, _, _) in shapes.items()}
-    colors = _part_colors()
+    colors = part_colors()
 
     for name, (rows, columns, channels) in shapes.items():
         x, color = position[name], colors[name.split("_")[0]]
@@ -69,7 +69,8 @@ def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _part_colors() -> dict[str, Any]:
+def part_colors() -> dict[str, Any]:
+    """The color of each part of the fish, in this and in the other diagrams."""
     palette = sns.color_palette("colorblind")
     return {
         "stem": (0.35, 0.35, 0.35),

@@ -39,7 +39,7 @@ def image_grid(
         (figure, axes): the matplotlib `Figure` and the `Axes` of each image.
     """
     side = WIDTH / columns
-    rows, letters = math.ceil(len(images) / columns), int(side * 72 / (0.52 * SMALL))
+    rows, letters = math.ceil(len(images) / columns), int(side * 72 / (0.58 * SMALL))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     titled = math.ceil(len(titles) / columns) * lines * 1.3 * SMALL / 72
     figure, panels = plt.subplots(
@@ -165,7 +165,10 @@ def plot_confused_images(predictions: Mapping[str, Any], groups: Sequence[Sequen
 
 
 def plot_grad_cam(
-    images: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequence[str]
+    images: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    titles: Sequence[str],
+    right: Sequence[bool] = (),
 ) -> Figure:
     """Images, and below each where the layers find evidence for its class.
 
@@ -173,15 +176,22 @@ def plot_grad_cam(
         images: uint8 (n, height, width, 3).
         maps: as `utils.analysis.gradients.grad_cam` returns them.
         titles: n titles.
+        right: whether the network is right; titles are orange where not.
 
     Returns:
         The matplotlib `Figure`.
     """
+    colors = ["black" if is_right else PREDICTED for is_right in right]
     count, (height, width) = len(images), images.shape[1:3]
     pale = np.broadcast_to(images.mean(axis=-1, keepdims=True) / 2 + 127, images.shape)
     rows = [*images, *list(pale.astype(np.uint8)) * len(maps)]
-    labels = [f"{layer}\n{cams.shape[1]}×{cams.shape[2]}" for layer, cams in maps.items()]
-    figure, panels = image_grid(rows, count, titles=titles, row_labels=["image", *labels])
+    labels = [
+        f"{layer.replace('_', ' ')}\n{cams.shape[1]}×{cams.shape[2]}"
+        for layer, cams in maps.items()
+    ]
+    figure, panels = image_grid(
+        rows, count, titles=titles, colors=colors, row_labels=["image", *labels]
+    )
     overlays = [cam for cams in maps.values() for cam in cams]
     for axes, cam in zip(panels[count:], overlays, strict=True):
         axes.imshow(

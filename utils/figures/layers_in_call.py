@@ -10,10 +10,10 @@ from utils.figures.style import SMALL, WIDTH
 
 COLUMNS = {
     "graph_error": "graph stops\nwith the error",
-    "memory": "memory grows:\nMiB a call",
+    "memory": "memory grows:\nMiB per call",
     "seconds": "slower: last /\nsecond epoch",
-    "train": "train top-1\n(equal epochs)",
-    "val": "val top-1\n(equal train)",
+    "train": "training top-1\n(equal epochs)",
+    "val": "validation top-1\n(equal training)",
 }
 LAYERS = {
     "none": "nothing: the sound network",
@@ -71,7 +71,7 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
         LEGEND.values(),
         loc="outside lower center",
         ncols=len(LEGEND),
-        title="in brackets: share of the sound network's, at equal epochs or equal train top-1",
+        title="in brackets: share of the sound network's, at equal epochs or equal training top-1",
         title_fontsize=SMALL,
         fontsize=SMALL,
     )

@@ -17,6 +17,21 @@ WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
 PALETTE = "colorblind"
 DPI = 200
 SMALL = 7.5  # points, the smallest text of any figure
+OURS, THEIRS, PUBLISHED = "o", "s", "^"  # markers: this project, the course report, others
+# preset, or its name in tables: (what figures call it, its place in the palette)
+NETWORKS = {
+    "simple": ("simple", 0),
+    "FishNet": ("FishNet", 0),
+    "medium": ("medium", 2),
+    "complex": ("complex", 3),
+    "residual": ("residual network", 4),
+    "residual network": ("residual network", 4),
+    "residual_parameters": ("residual network of equal parameters", 1),
+    "residual_macs": ("residual network of equal MACs", 6),
+    "resnet_report": ("course report's ResNet", 5),
+    "its tail alone": ("its tail alone", 7),
+    "U-Net": ("U-Net", 9),
+}
 
 
 def set_style() -> None:
@@ -62,13 +77,27 @@ def save_figure(
         figure.savefig(Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
 
 
+def label_of(name: str) -> str:
+    """A network's name in figures: of a preset in words, followed by what is changed of it."""
+    preset, comma, change = name.partition(", ")
+    return NETWORKS.get(preset, (preset, 0))[0] + comma + change
+
+
 def colors_of(names: Iterable[str]) -> dict[str, Any]:
-    """A color for each name, in order of appearance; all different, however many there are."""
+    """A color for each name; all different, however many there are.
+
+    A network has the color of `NETWORKS` in every figure; other names have the remaining colors, in
+    order of appearance.
+    """
     names = list(dict.fromkeys(names))
     palette = sns.color_palette(PALETTE)
-    if len(names) > len(palette):
-        palette = sns.color_palette("husl", len(names))
-    return dict(zip(names, palette, strict=False))
+    known = {name: palette[NETWORKS[name][1]] for name in names if name in NETWORKS}
+    others = [name for name in names if name not in known]
+    left = [color for color in palette if color not in known.values()]
+    if len(others) > len(left):
+        left = sns.color_palette("husl", len(others))
+    found = known | dict(zip(others, left, strict=False))
+    return {name: found[name] for name in names}
 
 
 def percent(*axes: Any) -> None:
