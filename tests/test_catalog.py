@@ -51,6 +51,8 @@ def test_the_command_of_a_result_exists(path):
     elif command == "python -m utils.analysis.gradients":
         assert path.stem in {run.run_id for run in catalog.gradient_runs()}
         assert "__main__" in (ROOT / "utils/analysis/gradients.py").read_text()
+    elif command == "python -m utils.export.parity --authors-code FishNet":
+        assert "__main__" in (ROOT / "utils/export/parity.py").read_text()
     elif command == "pytest -m slow tests/test_kills.py":
         assert "@pytest.mark.slow" in (ROOT / "tests/test_kills.py").read_text()
     else:

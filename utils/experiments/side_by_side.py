@@ -204,6 +204,26 @@ def _our_step(
     return lambda: model.train_on_batch(images, labels)
 
 
+def their_network(config: FishNetConfig, authors_code: Path, num_classes: int = 200) -> Any:
+    """The authors' network, untrained, with our widths and blocks.
+
+    Args:
+        config: widths and blocks.
+        authors_code: folder of a checkout of it.
+        num_classes: number of classes.
+
+    Returns:
+        A `torch.nn.Module` from normalized images (n, 3, height, width) to logits.
+    """
+    package = types.ModuleType("models")  # its own __init__.py would need torchvision
+    package.__path__ = [str(authors_code / "models")]
+    sys.modules["models"] = package
+    fish = importlib.import_module("models.fishnet").fish
+    names = ("network_planes", "num_res_blks", "num_trans_blks")
+    sizes = {name: asdict(config)[name] for name in names}
+    return fish(**sizes, num_cls=num_classes, num_down_sample=3, num_up_sample=3)
+
+
 def their_step(
     config: FishNetConfig,
     precision: str,
@@ -232,13 +252,7 @@ def their_step(
     import torch
 
     torch.set_num_threads(threads)
-    package = types.ModuleType("models")  # its own __init__.py would need torchvision
-    package.__path__ = [str(authors_code / "models")]
-    sys.modules["models"] = package
-    fish = importlib.import_module("models.fishnet").fish
-    names = ("network_planes", "num_res_blks", "num_trans_blks")
-    sizes = {name: asdict(config)[name] for name in names}
-    model = fish(**sizes, num_cls=200, num_down_sample=3, num_up_sample=3).train()
+    model = their_network(config, authors_code).train()
     images = torch.randn(batch_size, 3, 64, 64)
     labels = torch.randint(0, 200, (batch_size,))
     if channels_last:

@@ -1,4 +1,4 @@
-"""Weights of the authors' PyTorch code: read from their files, renamed and laid out as here.
+"""Weights of the authors' PyTorch code: read from their files, renamed and laid out as here; back.
 
 python -m utils.models.torch_weights fishnet150_ckpt.pth.tar fishnet150 fishnet150.keras
 
@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from utils.files import save_model
+from utils.files import replacing, save_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
 
@@ -47,6 +47,7 @@ _BLOCK = re.compile(rf"({'|'.join(STAGES)})(_branch)?_block(\d+)_(.+)")
 
 # What wraps a network may prefix its names: DataParallel, torch.compile, a training module.
 _WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")
+_OUR_KEY = "fishnet_keras"  # of a checkpoint, under which is how its images are to be prepared
 # Keys of a checkpoint under which the state dict may be, possibly one within the other.
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 
@@ -114,6 +115,11 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is not one of PyTorch, holds anything but tensors and plain values, or
             no state dict.
     """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The parameters, and what `save_torch_checkpoint` wrote beside them."""
     import torch
 
     try:
@@ -134,10 +140,11 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} holds no state dict, a dict of tensors by name, neither by itself nor under "
             f"{', '.join(_STATE_DICT_KEYS)}. Received: {_summary(found)}"
         )
-    return {
+    arrays = {
         _WRAPPERS.sub("", name): (v.float() if v.is_floating_point() else v).detach().numpy()
         for name, v in state_dict.items()
     }
+    return arrays, found.get(_OUR_KEY, {})
 
 
 def _find_state_dict(found: Any) -> dict:
@@ -158,18 +165,20 @@ def _summary(found: Any) -> str:
 
 
 def convert_torch_checkpoint(
-    path: str | Path, preset: str, output: str | Path, *, image_size: int = 224
+    path: str | Path, preset: str, output: str | Path, *, image_size: int | None = None
 ) -> keras.Model:
     """Converts a checkpoint of the authors' training to a `.keras` file.
 
-    The model takes pixels of 0..255; its first layer applies ImageNet's mean and standard
-    deviation. `utils.analysis.classify.evaluate_folder` measures its accuracy.
+    The model takes pixels of 0..255; its first layer applies the mean and standard deviation that
+    `save_torch_checkpoint` wrote into the file, or else ImageNet's.
+    `utils.analysis.classify.evaluate_folder` measures its accuracy.
 
     Args:
         path: as for `read_torch_checkpoint`.
         preset: its network: fishnet99, fishnet150 or fishnet201.
         output: the `.keras` file to write.
-        image_size: height and width of the model's input, in pixels.
+        image_size: height and width of the model's input, in pixels; None: as the file says, or
+            else 224.
 
     Returns:
         The `keras.Model`.
@@ -177,13 +186,13 @@ def convert_torch_checkpoint(
     Raises:
         ValueError: as for `read_torch_checkpoint`, or the checkpoint is of another network.
     """
-    state_dict = read_torch_checkpoint(path)
+    state_dict, own = _read(path)
     logits = state_dict.get(f"{_TORCH_PREFIXES['logits']}.weight", np.empty(0))
     model = build_model(
         preset,
-        image_size=image_size,
+        image_size=image_size or own.get("image_size", 224),
         num_classes=max(1, len(logits)),
-        normalization=(MEAN, STD),
+        normalization=(own.get("mean", MEAN), own.get("std", STD)),
     )
     try:
         load_torch_state_dict(model, state_dict)
@@ -222,6 +231,44 @@ def load_torch_state_dict(model: keras.Model, state_dict: Mapping[str, np.ndarra
         raise ValueError("The state dict does not fit the model:\n" + "\n".join(problems))
     for name, variable in variables.items():
         variable.assign(_to_keras(arrays[name], variable))
+
+
+def save_torch_checkpoint(model: keras.Model, path: str | Path) -> None:
+    """Writes the weights of a FishNet as a checkpoint for the authors' code.
+
+    Args:
+        model: a model of `build_fishnet`, with normalization as its first layer or without.
+        path: the file to write: a dict with the state dict under "state_dict", and under
+            "fishnet_keras" the image size, and mean and std of the pixels, which the authors' code
+            leaves to the data.
+
+    Raises:
+        ValueError: the authors' code has no such network; says why.
+    """
+    import torch
+
+    _check_theirs(model)
+    state_dict = {name: torch.from_numpy(x) for name, x in torch_state_dict(model).items()}
+    own: dict[str, Any] = {"image_size": model.input_shape[1]}
+    if model.layers[1].name == "normalization":
+        settings = model.layers[1].get_config()
+        own["std"] = [1 / scale for scale in settings["scale"]]
+        own["mean"] = [-x * std for x, std in zip(settings["offset"], own["std"], strict=True)]
+    with replacing(path) as file:
+        torch.save({"state_dict": state_dict, _OUR_KEY: own}, file)
+
+
+def _check_theirs(model: keras.Model) -> None:
+    """Names and shapes tell their network from others, but for what has no weights."""
+    torch_state_dict(model)
+    stride = model.input_shape[1] // model.get_layer("stem").output.shape[1]
+    activations = [x for x in model.layers if isinstance(x, keras.layers.Activation)]
+    others = {x.get_config()["activation"] for x in activations} - {"relu", "sigmoid"}
+    if stride != 4 or others:
+        raise ValueError(
+            "The authors' code has FishNets with a stem of stride 4 and relu alone. Received: "
+            f"stride {stride}{''.join(f', {name}' for name in sorted(others))}"
+        )
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:

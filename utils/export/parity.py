@@ -1,0 +1,149 @@
+"""Whether exported networks compute the same: `python -m utils.export.parity --help`."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from utils.data.manifest import load_manifest, manifest_sha256
+from utils.data.read_records import encoded_images
+from utils.environment import describe
+from utils.experiments.side_by_side import their_network
+from utils.export.formats import SUFFIXES, export_model, load_exported, training_images
+from utils.models.build import load_weights
+from utils.models.presets import FishNetConfig, get_preset
+from utils.models.torch_weights import read_torch_checkpoint
+from utils.training.predictions import decode_image, load_predictions
+from utils.training.results import read_result, result_path, write_result
+
+RUNS = ("simple-tuned-20ep-seed0", "complex-tuned-12ep-seed0")
+PACKAGES = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "torch")
+BATCH_SIZE = 100
+
+Logits = Callable[[np.ndarray], np.ndarray]  # from pixels of 0..255 (n, size, size, 3)
+
+
+def compare(model: keras.Model, other: Logits, images: np.ndarray) -> dict[str, Any]:
+    """Sets what an exported network computes beside what Keras computes.
+
+    Args:
+        model: the `keras.Model` that was exported.
+        other: the exported one.
+        images: uint8 (n, size, size, 3).
+
+    Returns:
+        Dict: images, their number; differing, on how many of them the most probable class is
+        another; largest_difference of a logit; and predicted, the exported one's classes (n,).
+    """
+    theirs = in_batches(other, images)
+    ours = in_batches(model.predict_on_batch, images)
+    predicted = theirs.argmax(axis=1)
+    return {
+        "images": len(images),
+        "differing": int((predicted != ours.argmax(axis=1)).sum()),
+        "largest_difference": float(np.abs(theirs - ours).max()),
+        "predicted": predicted,
+    }
+
+
+def in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
+    """Applies a network to some images at a time."""
+    parts = range(0, len(images), BATCH_SIZE)
+    return np.concatenate([np.asarray(logits(images[i : i + BATCH_SIZE])) for i in parts])
+
+
+def authors_logits(path: Path, model: keras.Model, preset: str, authors_code: Path) -> Logits:
+    """The authors' network in PyTorch with the weights of an exported checkpoint.
+
+    Args:
+        path: the checkpoint.
+        model: that was exported; its first layer normalizes for the authors' network.
+        preset: of its widths and blocks.
+        authors_code: folder of a checkout of github.com/kevin-ssy/FishNet at commit b968f02.
+
+    Returns:
+        A function from pixels to logits.
+    """
+    import torch
+
+    config = get_preset(preset)
+    assert isinstance(config, FishNetConfig), "the authors have no other network"
+    network = their_network(config, authors_code, model.output_shape[-1]).eval()
+    arrays = read_torch_checkpoint(path)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    normalization = model.get_layer("normalization")
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        x = keras.ops.convert_to_numpy(normalization(images)).transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            return network(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+    return logits
+
+
+def exported(
+    model: keras.Model, preset: str, data_dir: str | Path, authors_code: str | Path
+) -> Iterator[tuple[str, Logits, int]]:
+    """Exports a network to each format, and yields its name, the network there and its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for form, suffix in SUFFIXES.items():
+            path = Path(folder, f"{form}{suffix}")
+            images = training_images(data_dir) if form == "litert-int8" else ()
+            export_model(model, form, path, images=images)
+            if form == "torch":
+                logits = authors_logits(path, model, preset, Path(authors_code))
+            else:
+                logits = load_exported(path)
+            files = path.rglob("*") if path.is_dir() else [path]
+            yield form, logits, sum(file.stat().st_size for file in files if file.is_file())
+
+
+def measure(data_dir: str | Path, results_dir: str | Path, authors_code: str | Path) -> None:
+    """Compares all formats on the validation images, and writes `export-parity.json`."""
+    manifest = load_manifest(data_dir, verify=False)
+    images = np.stack([decode_image(jpeg) for jpeg in encoded_images(data_dir, manifest)])
+    found: dict[str, dict[str, Any]] = {}
+    for run in RUNS:
+        model, preset = load_weights(run), read_result(result_path(results_dir, run))["preset"]
+        labels = load_predictions(Path(results_dir, f"{run}.npz"))["labels"]
+        ours = in_batches(model.predict_on_batch, images).argmax(axis=1)
+        found[run] = {"keras": {"top1": float((ours == labels).mean())}}
+        for form, logits, size in exported(model, preset, data_dir, authors_code):
+            row = compare(model, logits, images)
+            row["top1"] = float((row.pop("predicted") == labels).mean())
+            found[run][form] = row | {"bytes": size}
+            print(run, form, row)
+    result = {
+        "schema": 1,
+        "run_id": "export-parity",
+        "kind": "benchmark",
+        "status": "complete",
+        "command": "python -m utils.export.parity --authors-code FishNet",
+        "dataset": {"split": "val", "manifest_sha256": manifest_sha256(manifest)},
+        "env": describe() | {name: metadata.version(name) for name in PACKAGES},
+        "history": {},
+        "exports": found,
+    }
+    write_result(result_path(results_dir, "export-parity"), result)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.export.parity",
+        description="Compares exported networks with Keras on the validation images.",
+    )
+    parser.add_argument("--authors-code", required=True, help="a checkout of their repository")
+    parser.add_argument("--data-dir", default="data/tiny-imagenet", help="records (%(default)s)")
+    parser.add_argument("--results-dir", default="report/results", help="(%(default)s)")
+    options = parser.parse_args()
+    measure(options.data_dir, options.results_dir, options.authors_code)
+
+
+if __name__ == "__main__":
+    main()
