@@ -47,7 +47,10 @@ def start_stand_in(config, *, fails=False, seconds=0.0):
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
     result |= {"config": config.identity()}
-    result |= {"model": {"parameters": 7}, "history": {name: [] for name in history_names()}}
+    result |= {
+        "model": {"parameters": 7, "macs": 70},
+        "history": {name: [] for name in history_names()},
+    }
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
     arguments = [str(config.result_file), json.dumps(options)]
     log = processes.log_file(config)
@@ -222,12 +225,12 @@ def test_figure_of_sizes():
     )
 
     points = search.points("size")
-    rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, seconds=60.0)
+    rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, macs=2 * 10**7)
     panels = experiment_charts.plot_sizes(rows).axes
     for axes in panels:
         assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 3]
         assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 3
-    assert panels[0].lines[0].get_xdata()[0] == 1  # million
+    assert [axes.lines[0].get_xdata()[0] for axes in panels] == [1, 20]  # million
     assert panels[0].lines[0].get_ydata()[0] == 20  # percent
 
 
