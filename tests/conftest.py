@@ -55,6 +55,7 @@ def make_config(shapes, tmp_path, monkeypatch):
 
     def make(name="run", **changes):
         options = {"dataset": "tiny-shapes", "data_dir": str(shapes), "preset": "small"}
+        options["precision"] = "float32"  # whatever is the fastest here
         options |= {"batch_size": 96, "epochs": 3}
         return RunConfig(run_dir=str(tmp_path / name), **{**options, **changes})
 

@@ -48,6 +48,7 @@ found["fed together"] = accelerator.Feeder(False, folder).together(390, 0)
 accelerator.MOST_STEPS = 2
 def config_of(name):
     return RunConfig(
+        precision="float32",
         dataset="tiny-shapes", preset="small", recipe="tuned", batch_size=24, epochs=1,
         learning_rate=0.001, image_sizes="32x1", split="holdout", checkpoint_every="3 steps",
         data_dir=str(data), run_dir=str(folder / name),

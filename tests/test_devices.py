@@ -56,6 +56,7 @@ def continued(shapes, tmp_path_factory):
     def config(name, distribution="auto"):
         """Each epoch is one step, so that the history has the loss of each of the first ten."""
         return RunConfig(
+            precision="float32",
             dataset="tiny-shapes", data_dir=str(shapes), batch_size=288, epochs=10,
             distribution=distribution, run_dir=str(folder / name),
         )  # fmt: skip

@@ -79,6 +79,7 @@ def config_of(shapes, tmp_path_factory):
 
     def make(name):
         return RunConfig(
+            precision="float32",
             dataset="tiny-shapes", data_dir=str(shapes), preset="small", batch_size=24, epochs=2,
             run_dir=str(folder / name),
         )  # fmt: skip

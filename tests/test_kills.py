@@ -37,6 +37,7 @@ def trained_with_kills(shapes, folder, recipe, backend, signals, *, epochs, wind
 
     def config(name):
         return RunConfig(
+            precision="float32",
             dataset="tiny-shapes", data_dir=str(shapes), recipe=recipe, batch_size=24, ema=0.9,
             epochs=epochs, checkpoint_every="5 steps", run_dir=str(folder / name),
         )  # fmt: skip

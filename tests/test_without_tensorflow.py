@@ -29,6 +29,7 @@ environment.prepare()
 few = dict(train_per_class=4, validation_per_class=2)
 manifest = prepare_dataset("tiny-shapes", folder + "/data", **few)
 config = RunConfig(
+    precision="float32",
     dataset="tiny-shapes", preset="small", batch_size=48, epochs=2, split="holdout",
     data_dir=folder + "/data", run_dir=folder + "/run",
 )

@@ -46,12 +46,17 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 # The fields of every run of the search for a recipe: long enough to see what regularizes.
-RECIPE_OPTIONS: dict[str, Any] = {"epochs": 12, "kind": "ablation", "split": "holdout"}
+RECIPE_OPTIONS: dict[str, Any] = {
+    "epochs": 12,
+    "kind": "ablation",
+    "split": "holdout",
+    "precision": "float32",
+}
 
 # name of the runs: (what it is, changes to the default, number of seeds); the first one of a preset
 # is what its others are compared with
 TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "l2-5e-4-rate-0.5": ("L2 5·10⁻⁴, rate 0.5: the default", {}, 1),
+    "l2-5e-4-rate-0.5": ("L2 5·10⁻⁴, rate 0.5: the default", {}, 2),
     "l2-1e-4-rate-0.5": ("L2 10⁻⁴", {"l2": 1e-4}, 1),
     "l2-1e-4-rate-1.5": ("L2 10⁻⁴, rate 1.5", {"l2": 1e-4, "learning_rate": 1.5}, 1),
     "l2-5e-5-rate-1.0": ("L2 5·10⁻⁵, rate 1", {"l2": 5e-5, "learning_rate": 1.0}, 1),

@@ -22,6 +22,7 @@ JOURNAL = "runs/search/journal.log"  # of `06_search`
 def cost_runs() -> list[RunConfig]:
     """One epoch of a tenth of the images with the course report's recipe, for its speed."""
     options: dict[str, Any] = {"recipe": "course", "epochs": 1, "kind": "ablation", "fraction": 0.1}
+    options["precision"] = "float32"
     changes: dict[str, dict[str, Any]] = {
         "simple-graph": {"preset": "simple"},
         "simple-eager": {"preset": "simple", "eager": True},
@@ -43,7 +44,9 @@ def fast_layers_runs() -> list[RunConfig]:
     }
     return [
         RunConfig(
-            **options, **change, seed=seed, run_dir=f"runs/third-simple-tuned-3ep-{name}-seed{seed}"
+            **{**options, **change},
+            seed=seed,
+            run_dir=f"runs/third-simple-tuned-3ep-{name}-seed{seed}",
         )
         for name, change in changes.items()
         for seed in (0, 1)
@@ -57,6 +60,7 @@ def gradient_runs() -> list[RunConfig]:
         "kind": "ablation",
         "fraction": 0.1,
         "batch_size": 64,
+        "precision": "float32",
     }
     changes: dict[str, dict[str, Any]] = {
         "residual": {"preset": "residual", **ABLATION_OPTIONS},

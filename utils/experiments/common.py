@@ -11,6 +11,7 @@ ABLATION_OPTIONS: dict[str, Any] = {
     "kind": "ablation",
     "fraction": 1 / 3,
     "split": "holdout",
+    "precision": "float32",  # so that runs of different machines can be compared
 }
 
 DEFAULT_SEEDS = (0, 1)  # of the unchanged run; a changed run has seed 0 alone

@@ -100,7 +100,7 @@ class RunConfig:
     epochs: int | None = None  # None: the recipe's; on tiny-shapes 8
     batch_size: int | None = None  # images per step; None: the recipe's; on tiny-shapes 64
     seed: int = 0  # of weights, order and augmentation
-    precision: str = "float32"  # Keras dtype policy; "auto": the fastest here (see `train`)
+    precision: str = "auto"  # the fastest here (see `train`), or a Keras dtype policy
     data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
     run_dir: str | None = None  # None: runs/<what distinguishes this run>
 
