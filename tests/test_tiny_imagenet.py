@@ -17,6 +17,7 @@ from PIL import Image
 from utils.data import write_records
 from utils.data.archives import DatasetError
 from utils.data.datasets import tiny_imagenet
+from utils.data.datasets.layout import ImageFile, Layout
 from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.prepare import convert, prepare_dataset
 from utils.training.results import read_result
@@ -118,11 +119,11 @@ def test_records_are_shuffled_over_the_whole_split(layout, tmp_path):
 
 def test_holdout_has_fifty_a_class_from_a_fixed_seed(layout):
     images = [
-        tiny_imagenet.ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
+        ImageFile(f"train/{wnid}/images/{wnid}_{i}.JPEG", wnid)
         for wnid, number in (("n01", 120), ("n02", 61))
         for i in range(number)
     ]
-    sample = tiny_imagenet.Layout(["n01", "n02"], [], False, {"train": images})
+    sample = Layout("", ["n01", "n02"], [], {"train": images}, 64, None)
     names = write_records.choose_holdout(sample)
     assert Counter(name[:3] for name in names) == {"n01": 50, "n02": 30}
     assert names == sorted(set(names))

@@ -66,20 +66,20 @@ class Member(NamedTuple):
 class Archive:
     """The files of one dataset, by name relative to the folder that holds `marker`.
 
-    Files under `test/` and what operating systems leave behind are not listed.
+    What operating systems leave behind is not listed; with a marker neither is what is in `test/`.
 
     Args:
         path: The archive's own path, for messages.
         members: All its members, with names as the archive has them.
         read: Returns the bytes of a member's handle.
-        marker: Name of a file that the dataset's root holds.
+        marker: Name of a file that the dataset's root holds; None: the root is that of the archive.
 
     Raises:
         DatasetError: Unsafe or duplicate names, or no single root.
     """
 
     def __init__(
-        self, path: str | os.PathLike, members: list[Member], read: Callable, marker: str
+        self, path: str | os.PathLike, members: list[Member], read: Callable, marker: str | None
     ) -> None:
         self.path = path
         self._read = read
@@ -91,16 +91,19 @@ class Archive:
             if name in files and not name.endswith("/"):
                 raise DatasetError(f"{path}: {name} occurs twice; pass a clean archive.")
             files[name] = member
+        self._files = files if marker is None else self._within_root(files, marker)
+
+    def _within_root(self, files: dict[str, Member], marker: str) -> dict[str, Member]:
         roots = {posixpath.dirname(name) for name in files if posixpath.basename(name) == marker}
         roots = {root for root in roots if "/" not in root}
         if len(roots) != 1:
             raise DatasetError(
-                f"{path}: {len(roots)} folders with a {marker} at the top or one level below; pass "
-                "an archive or a folder that holds one dataset in Tiny ImageNet's layout."
+                f"{self.path}: {len(roots)} folders with a {marker} at the top or one level below; "
+                "pass an archive or a folder that holds one dataset in Tiny ImageNet's layout."
             )
         root = roots.pop()
         prefix = f"{root}/" if root else ""
-        self._files = {
+        return {
             name[len(prefix) :]: member
             for name, member in files.items()
             if name.startswith(prefix) and not name.startswith(f"{prefix}test/")
@@ -110,6 +113,10 @@ class Archive:
     def size(self) -> int:
         """Bytes of all listed files, unpacked."""
         return sum(member.size for member in self._files.values())
+
+    def size_of(self, name: str) -> int:
+        """Bytes of one file, unpacked."""
+        return self._files[name].size
 
     def names(self) -> list[str]:
         """Names of all files, sorted; names of folders, where recorded, end with a slash."""
@@ -142,7 +149,11 @@ class Archive:
 
 @contextmanager
 def open_archive(
-    source: str | os.PathLike, scratch_dir: str | os.PathLike, *, sha256: str | None, marker: str
+    source: str | os.PathLike,
+    scratch_dir: str | os.PathLike,
+    *,
+    sha256: str | None,
+    marker: str | None,
 ) -> Iterator[Archive]:
     """Opens a dataset archive for reading.
 
@@ -150,7 +161,7 @@ def open_archive(
         source: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL of a file.
         scratch_dir: Existing folder; a tar leaves one scratch file there, at most.
         sha256: Expected hexadecimal digest of the archive; None checks nothing.
-        marker: Name of a file that the dataset's root holds.
+        marker: Name of a file that the dataset's root holds; see `Archive`.
 
     Yields:
         The open `Archive`.

@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.data.archives import DatasetError
 
-DATASETS = ("tiny-imagenet", "tiny-shapes")
+DATASETS = ("tiny-imagenet", "tiny-shapes", "folder")
 ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
 
@@ -19,6 +19,7 @@ SCHEMA = 2
 _ADDED = ("options", "records_sha256")
 
 Manifest = dict[str, Any]
+Options = dict[str, Any]  # numbers that a dataset is drawn or prepared with, by name
 
 
 def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manifest:
@@ -77,8 +78,14 @@ def manifest_sha256(manifest: Manifest) -> str:
     return hashlib.sha256(_as_text({**first, "schema": 1}).encode()).hexdigest()
 
 
-def options_of(manifest: Manifest) -> dict[str, int]:
-    """The options that a dataset was drawn with; the first schema knew one seed, 0."""
+def dataset_of(manifest: Manifest) -> str:
+    """Which of `DATASETS` a manifest is of."""
+    name = manifest["dataset"]
+    return "tiny-imagenet" if name.startswith("tiny-imagenet") else name
+
+
+def options_of(manifest: Manifest) -> Options:
+    """What a dataset was drawn or prepared with; the first schema knew one seed, 0."""
     if "options" in manifest or manifest["dataset"] != "tiny-shapes":
         return manifest.get("options", {})
     counts = {f"{split}_per_class": n[0] for split, n in manifest["class_counts"].items()}

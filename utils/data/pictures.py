@@ -14,7 +14,9 @@ class ImageError(ValueError):
     """A file that cannot be taken for a picture; the message names it and says why."""
 
 
-def read_image(path: str | Path | BinaryIO, *, draft: int | None = None) -> Image.Image:
+def read_image(
+    path: str | Path | BinaryIO, *, draft: int | None = None, name: str | None = None
+) -> Image.Image:
     """Reads any image that Pillow knows, upright and in 8 bits per channel.
 
     Of an animation the first frame is taken; transparent parts become white. Integers of 16 bits
@@ -24,6 +26,7 @@ def read_image(path: str | Path | BinaryIO, *, draft: int | None = None) -> Imag
     Args:
         path: the file, or one that is open for reading bytes.
         draft: a JPEG may be decoded at a lower resolution, if both sides keep this many pixels.
+        name: what errors call it; None: its path.
 
     Returns:
         A PIL image of mode RGB.
@@ -31,6 +34,7 @@ def read_image(path: str | Path | BinaryIO, *, draft: int | None = None) -> Imag
     Raises:
         ImageError: no such file, not an image, damaged, or of more than `MAX_PIXELS` pixels.
     """
+    name = name or str(path)
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -40,12 +44,12 @@ def read_image(path: str | Path | BinaryIO, *, draft: int | None = None) -> Imag
             return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{path} is too large: more than {MAX_PIXELS:,} pixels. Scale it down first."
+            f"{name} is too large: more than {MAX_PIXELS:,} pixels. Scale it down first."
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image that Pillow can read.") from error
+        raise ImageError(f"{name} is not an image that Pillow can read.") from error
     except Exception as error:  # on damaged files Pillow's readers raise almost any kind
-        raise ImageError(f"{path} cannot be read: {error or type(error).__name__}") from error
+        raise ImageError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -6,15 +6,19 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from utils.data.archives import DatasetError, check_disk, is_system_file, open_archive
-from utils.data.datasets import tiny_shapes
+from utils.data.archives import Archive, DatasetError, check_disk, is_system_file, open_archive
+from utils.data.datasets import folder, tiny_shapes
+from utils.data.datasets.folder import files_sha256, read_folder
+from utils.data.datasets.layout import Layout
 from utils.data.datasets.tiny_imagenet import read_layout
 from utils.data.manifest import (
     DATASETS,
     MANIFEST,
     Manifest,
+    Options,
     check_choice,
     damaged_shards,
+    dataset_of,
     load_manifest,
     options_of,
 )
@@ -25,6 +29,10 @@ OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
+OPTIONS: dict[str, Options] = {
+    "tiny-shapes": tiny_shapes.DEFAULT_OPTIONS,
+    "folder": folder.DEFAULT_OPTIONS,
+}
 REMEDY = "choose another output_dir"
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
@@ -35,45 +43,46 @@ def prepare_dataset(
     dataset: str,
     data_dir: str | os.PathLike,
     *,
-    archive: str | os.PathLike = OFFICIAL_URL,
+    archive: str | os.PathLike | None = None,
     sha256: str | None = None,
     train_shards: int | None = None,
     validation_shards: int | None = None,
-    **options: int,
+    **options: float,
 ) -> Manifest:
     """Makes the records of a dataset in `data_dir`, unless they are there.
 
     Args:
-        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset.
+        dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
+            "folder" converts an `archive` with a folder of pictures for each class.
         data_dir: Folder of the records.
-        archive: See `convert`; not used for "tiny-shapes".
+        archive: See `convert`; None: Tiny ImageNet's official address. Not used for "tiny-shapes".
         sha256: See `convert`.
         train_shards: See `convert`.
         validation_shards: See `convert`.
-        **options: Of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`. What is not passed may be
-            anything in records that are there.
+        **options: Of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
+            `folder.read_folder`. What is not passed may be anything in records that are there.
 
     Returns:
         The manifest.
 
     Raises:
         ValueError: Unknown dataset or option.
-        DatasetError: See `convert`; or `data_dir` holds another dataset, or other options.
+        DatasetError: See `convert`; or `data_dir` holds another dataset, other options, or what a
+            folder of pictures held before it was changed.
     """
     check_choice("dataset", dataset, DATASETS)
-    drawn = dataset == "tiny-shapes"
-    known = tuple(tiny_shapes.DEFAULT_OPTIONS) if drawn else ()
-    if not set(options) <= set(known):
+    usual = OPTIONS.get(dataset, {})
+    if not set(options) <= set(usual):
         raise ValueError(
-            f"The options of {dataset} are: {', '.join(known) or 'none'}. "
+            f"The options of {dataset} are: {', '.join(usual) or 'none'}. "
             f"Received: {', '.join(options)}"
         )
     found = _find_manifest(Path(data_dir))
     if found:
         _check_dataset(data_dir, found, dataset, options)
-    if not drawn:
+    if dataset == "tiny-imagenet":
         return convert(
-            archive,
+            archive or OFFICIAL_URL,
             data_dir,
             sha256=sha256,
             train_shards=train_shards,
@@ -81,9 +90,11 @@ def prepare_dataset(
         )
     shards = _check_shards(train_shards, validation_shards)
     if found and _is_finished(data_dir, found, shards):
+        if archive and dataset == "folder" and os.path.isdir(archive):
+            _check_unchanged(archive, data_dir, found)
         return found
-    options = {**tiny_shapes.DEFAULT_OPTIONS, **(options_of(found) if found else {}), **options}
-    return _build(dataset, Path(data_dir), None, shards, found, options)
+    options = {**usual, **(options_of(found) if found else {}), **options}
+    return _build(dataset, archive, Path(data_dir), sha256, shards, found, options)
 
 
 def convert(
@@ -127,7 +138,7 @@ def convert(
         archive = _at_hand(Path(OFFICIAL_URL).stem) or archive
         if str(archive).endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
-    return _build(archive, Path(output_dir), sha256, shards, found)
+    return _build("tiny-imagenet", archive, Path(output_dir), sha256, shards, found, {})
 
 
 def _check_shards(train: int | None, validation: int | None) -> Shards:
@@ -167,18 +178,30 @@ def _find_manifest(output_dir: Path) -> Manifest | None:
 
 
 def _check_dataset(
-    data_dir: str | os.PathLike, found: Manifest, dataset: str, options: dict[str, int]
+    data_dir: str | os.PathLike, found: Manifest, dataset: str, options: Options
 ) -> None:
-    """Refuses records of another dataset, or drawn with other options."""
+    """Refuses records of another dataset, or drawn or prepared with other options."""
     there = options_of(found)
     other = {name: value for name, value in options.items() if there.get(name) != value}
     held, asked = found["dataset"], dataset
-    if (held == "tiny-shapes") == (dataset == "tiny-shapes"):
+    if dataset_of(found) == dataset:
         if not other:
             return
         held += " with " + ", ".join(f"{name}={there.get(name)}" for name in other)
         asked = ", ".join(f"{name}={value}" for name, value in other.items())
     raise DatasetError(f"{data_dir} holds {held}, not {asked}; choose another folder.")
+
+
+def _check_unchanged(
+    archive: str | os.PathLike, data_dir: str | os.PathLike, found: Manifest
+) -> None:
+    """Refuses records of a folder whose pictures are others by now."""
+    with open_archive(archive, data_dir, sha256=None, marker=None) as source:
+        if files_sha256(source) != found["files_sha256"]:
+            raise DatasetError(
+                f"The pictures in {archive} are not those any more that {data_dir} was made from. "
+                f"To convert them anew, delete {data_dir} or choose another data_dir."
+            )
 
 
 def _is_finished(output_dir: str | os.PathLike, found: Manifest, shards: Shards) -> bool:
@@ -197,7 +220,7 @@ def _shards_of(found: Manifest) -> Shards:
 
 
 def _other_data(
-    output_dir: str | os.PathLike, found: Manifest, archive: str | os.PathLike, fields: list[str]
+    output_dir: str | os.PathLike, found: Manifest, archive: object, fields: list[str]
 ) -> DatasetError:
     return DatasetError(
         f"{output_dir} holds {found['dataset']} that was not made from {archive} (another "
@@ -207,7 +230,7 @@ def _other_data(
 
 
 def _check_same_data(
-    output_dir: Path, found: Manifest | None, new: Manifest, archive: str | os.PathLike
+    output_dir: Path, found: Manifest | None, new: Manifest, archive: object
 ) -> None:
     """Refuses to replace records by those of other data, as far as both manifests tell."""
     common = set(found or ()) & set(new) - {"schema", "shards"}
@@ -217,14 +240,15 @@ def _check_same_data(
 
 
 def _build(
-    archive: str | os.PathLike,
+    dataset: str,
+    archive: str | os.PathLike | None,
     output_dir: Path,
     sha256: str | None,
     shards: Shards,
     found: Manifest | None,
-    options: dict[str, int] | None = None,
+    options: Options,
 ) -> Manifest:
-    """Converts, or draws if there are options; writes nothing but `output_dir`.
+    """Converts an archive, or draws; writes nothing but `output_dir`.
 
     That may be a mount point, or its parent read-only.
     """
@@ -239,18 +263,22 @@ def _build(
             ) as scratch,
             tempfile.TemporaryDirectory() as drawn,
         ):
-            if options:
+            if dataset == "tiny-shapes":
                 archive = tiny_shapes.draw_tiny_shapes(drawn, **options)
-            elif os.path.isfile(archive):
+            if archive is None:
+                raise DatasetError(
+                    f"{output_dir} holds no records yet; give the archive that they are made from."
+                )
+            if os.path.isfile(archive):
                 check_disk(target, os.path.getsize(archive), REMEDY)
             built = Path(scratch, "records")
             built.mkdir()
-            with open_archive(archive, scratch, sha256=sha256, marker="wnids.txt") as source:
-                layout = read_layout(source)
+            marker = None if dataset == "folder" else "wnids.txt"
+            with open_archive(archive, scratch, sha256=sha256, marker=marker) as source:
+                layout = _layout_of(dataset, source, options)
                 description = describe_layout(layout, options)
                 _check_same_data(output_dir, found, description, archive)
-                needed = source.size + RECORD_OVERHEAD * len(source.names())
-                check_disk(target, needed, REMEDY)
+                check_disk(target, _needed(source, layout), REMEDY)
                 manifest = write_records(source, layout, built, shards, description)
             _check_same_data(output_dir, found, manifest, archive)
             _publish(built, target, found)
@@ -264,6 +292,17 @@ def _build(
             with contextlib.suppress(OSError):
                 target.rmdir()  # where it is still empty
     return manifest
+
+
+def _layout_of(dataset: str, source: Archive, options: Options) -> Layout:
+    return read_folder(source, **options) if dataset == "folder" else read_layout(source)
+
+
+def _needed(source: Archive, layout: Layout) -> int:
+    """Bytes of the records, about."""
+    images = sum(map(len, layout.splits.values()))
+    pixels = source.size if layout.dataset != "folder" else 2 * images * layout.image_size**2
+    return pixels + RECORD_OVERHEAD * images
 
 
 def _publish(built: Path, target: Path, found: Manifest | None) -> None:

@@ -1,4 +1,4 @@
-"""Writes the TFRecords of a dataset in Tiny ImageNet's layout: its shards and its manifest.
+"""Writes the TFRecords of a dataset: its shards and its manifest.
 
 The records have the schema of TensorFlow's ImageNet script, so any ImageNet reader takes them. The
 same data gives the same shards and the same manifest from a zip, a tar or a folder.
@@ -10,56 +10,52 @@ research/slim/datasets/build_imagenet_data.py (boxes) and research/deeplab/datas
 
 import hashlib
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from utils import tfrecord
-from utils.data.archives import Archive
+from utils.data.archives import Archive, DatasetError
 from utils.data.datasets import tiny_shapes
-from utils.data.datasets.tiny_imagenet import IMAGE_SIZE, ImageFile, Layout, read_checked_image
-from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
+from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
+from utils.data.manifest import SCHEMA, Manifest, Options, file_sha256, write_manifest
 
 SHUFFLE_SEED = 2012
 HOLDOUT_SEED = 2018
 HOLDOUT_PER_CLASS = 50
 READERS = 16  # threads; a disk takes long to find each file of a folder
 READ_AHEAD = 256  # images
+MOST_LISTED = 20  # unusable images, in an error
 
 EDGES = tuple(f"image/object/bbox/{edge}" for edge in ("xmin", "ymin", "xmax", "ymax"))
 MASK = "image/segmentation/class/encoded"
 
-Read = tuple[bytes, bytes | None, Image.Image]  # what `read_checked_image` returns
 
-
-def describe_layout(layout: Layout, options: dict[str, int] | None = None) -> Manifest:
+def describe_layout(layout: Layout, options: Options | None = None) -> Manifest:
     """What a manifest says of a dataset before its images are read.
 
     Args:
         layout: All images.
-        options: What the dataset was drawn with, if it was.
+        options: What the dataset was drawn or prepared with, if it was.
 
     Returns:
         The manifest, still without shards and without what only the images tell.
     """
     synthetic = layout.classes == [wnid for wnid, *_ in tiny_shapes.CLASSES]
-    name = "tiny-imagenet" if layout.official else "tiny-imagenet-like"
     holdout = choose_holdout(layout)
     per_class = {
         split: Counter(image.wnid for image in images) for split, images in layout.splits.items()
     }
     return {
         "schema": SCHEMA,
-        "dataset": "tiny-shapes" if synthetic else name,
+        "dataset": "tiny-shapes" if synthetic else layout.dataset,
         "options": options or {},
         "synthetic": synthetic,
-        "image_size": IMAGE_SIZE,
+        "image_size": layout.image_size,
         "classes": layout.classes,
         "words": layout.words,
         "counts": {split: len(images) for split, images in layout.splits.items()}
@@ -70,6 +66,7 @@ def describe_layout(layout: Layout, options: dict[str, int] | None = None) -> Ma
         "shuffle_seed": SHUFFLE_SEED,
         "holdout_seed": HOLDOUT_SEED,
         "holdout": holdout,
+        **({"files_sha256": layout.files_sha256} if layout.files_sha256 else {}),
     }
 
 
@@ -93,8 +90,8 @@ def write_records(
         OSError: The disk is full, say.
     """
     manifest = {**description, "grayscale": {}, "shards": {}}
-    label = {wnid: index + 1 for index, wnid in enumerate(layout.classes)}
     digest = hashlib.sha256()
+    unusable: list[UnusableImage] = []
     total = sum(len(images) for images in layout.splits.values())
     with (
         ThreadPoolExecutor(READERS) as pool,
@@ -106,30 +103,57 @@ def write_records(
             order = np.random.RandomState(SHUFFLE_SEED).permutation(len(images))
             names = shard_names(split, shards[split])
             for name, part in zip(names, np.array_split(order, len(names)), strict=True):
-                chosen = [images[index] for index in part]
+                readings = _read_ahead(source, layout, [images[index] for index in part], pool)
                 with (folder / name).open("wb") as shard:
-                    for image, read in _read_ahead(source, chosen, len(label), pool):
-                        data, mask, decoded = read
-                        record = encode_record(image, data, mask, label[image.wnid])
+                    for record, counts in _records(readings, layout, unusable, progress):
                         tfrecord.write_record(shard, record)
                         digest.update(record)
-                        gray = decoded.mode == "L"
+                        gray = len(counts) == 256
                         grayscale += gray
-                        histogram += np.array(decoded.histogram() * (3 if gray else 1))
-                        progress.update()
+                        histogram += np.array(counts * (3 if gray else 1))
                 manifest["shards"][name] = {
                     "records": len(part),
                     "bytes": (folder / name).stat().st_size,
                     "sha256": file_sha256(folder / name),
                 }
             manifest["grayscale"][split] = grayscale
-            if split == "train":
+            if split == "train" and not unusable:
                 moments = [_mean_and_std(channel) for channel in histogram.reshape(3, 256)]
                 manifest["pixel_mean"], manifest["pixel_std"] = map(
                     list, zip(*moments, strict=True)
                 )
+    if unusable:
+        raise _listed(unusable)
     manifest["records_sha256"] = digest.hexdigest()
     return write_manifest(folder, manifest)
+
+
+def _records(
+    readings: Iterator[tuple[ImageFile, Future[Read]]],
+    layout: Layout,
+    unusable: list[UnusableImage],
+    progress: tqdm,
+) -> Iterator[tuple[bytes, list[int]]]:
+    """Yields the record and the histogram of each image; adds to `unusable` what is not as said."""
+    label = {wnid: index + 1 for index, wnid in enumerate(layout.classes)}
+    for image, reading in readings:
+        progress.update()
+        try:
+            data, mask, decoded = reading.result()
+        except UnusableImage as error:
+            unusable.append(error)
+            continue
+        record = encode_record(image, data, mask, label[image.wnid], layout.image_size)
+        yield record, decoded.histogram()
+
+
+def _listed(unusable: list[UnusableImage]) -> DatasetError:
+    """One error for all images that cannot be used."""
+    if len(unusable) == 1:
+        return unusable[0]
+    more = len(unusable) - MOST_LISTED
+    lines = [str(error) for error in unusable[:MOST_LISTED]] + [f"… {more} more"] * (more > 0)
+    return DatasetError(f"{len(unusable)} images cannot be used:\n" + "\n".join(lines))
 
 
 def shard_names(split: str, number: int) -> list[str]:
@@ -138,17 +162,15 @@ def shard_names(split: str, number: int) -> list[str]:
 
 
 def _read_ahead(
-    source: Archive, images: list[ImageFile], classes: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[ImageFile, Read]]:
-    """Yields each image with what `read_checked_image` returns, reading some hundreds ahead."""
+    source: Archive, layout: Layout, images: list[ImageFile], pool: ThreadPoolExecutor
+) -> Iterator[tuple[ImageFile, Future[Read]]]:
+    """Yields each image with the reading of it, some hundreds of which are begun ahead."""
     ahead: deque[tuple[ImageFile, Future[Read]]] = deque()
     for image in images:
-        ahead.append((image, pool.submit(read_checked_image, source, image, classes)))
+        ahead.append((image, pool.submit(layout.read, source, image)))
         if len(ahead) > READ_AHEAD:
-            image, reading = ahead.popleft()
-            yield image, reading.result()
-    for image, reading in ahead:
-        yield image, reading.result()
+            yield ahead.popleft()
+    yield from ahead
 
 
 def choose_holdout(layout: Layout) -> list[str]:
@@ -156,7 +178,7 @@ def choose_holdout(layout: Layout) -> list[str]:
     random = np.random.RandomState(HOLDOUT_SEED)
     names: dict[str, list[str]] = {wnid: [] for wnid in layout.classes}
     for image in layout.splits["train"]:
-        names[image.wnid].append(os.path.basename(image.name))
+        names[image.wnid].append(image.filename)
     chosen: list[str] = []
     for group in names.values():
         number = min(HOLDOUT_PER_CLASS, len(group) // 2)
@@ -164,7 +186,9 @@ def choose_holdout(layout: Layout) -> list[str]:
     return sorted(chosen)
 
 
-def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int) -> bytes:
+def encode_record(
+    image: ImageFile, data: bytes, mask: bytes | None, label: int, size: int
+) -> bytes:
     """Serializes one record.
 
     Args:
@@ -172,6 +196,7 @@ def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int)
         data: Its JPEG bytes.
         mask: PNG bytes of its mask, if it has one.
         label: Of its class, from 1.
+        size: Its height and width, in pixels.
 
     Returns:
         A `tf.train.Example` in TensorFlow's ImageNet schema.
@@ -179,8 +204,8 @@ def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int)
     example = tfrecord.Example()
     feature = example.features.feature
     numbers = {
-        "image/height": IMAGE_SIZE,
-        "image/width": IMAGE_SIZE,
+        "image/height": size,
+        "image/width": size,
         "image/channels": 3,
         "image/class/label": label,
     }
@@ -188,7 +213,7 @@ def encode_record(image: ImageFile, data: bytes, mask: bytes | None, label: int)
         "image/colorspace": b"RGB",
         "image/class/synset": image.wnid.encode(),
         "image/format": b"JPEG",
-        "image/filename": os.path.basename(image.name).encode(),
+        "image/filename": image.filename.encode(),
         "image/encoded": data,
     }
     if mask is not None:

@@ -12,43 +12,26 @@ Taken as well is what has been sorted for ImageFolder: train/<wnid>/*.JPEG, and 
 val/<wnid>/images/*.JPEG, whose validation images then have no boxes.
 """
 
+import functools
 import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.data.archives import Archive, DatasetError
+from utils.data.datasets.layout import Box, ImageFile, Layout, Read, UnusableImage
 
-Box = tuple[float, float, float, float]
 Folders = dict[str, list[str]]  # the files of each folder; one that is missing has none
 
+OFFICIAL = "tiny-imagenet"  # the dataset with the official classes
 IMAGE_SIZE = 64  # pixels, both sides
 IMAGE_ENDINGS = (".jpeg", ".jpg")
 # sha256 of the official 200 wnids, sorted and joined by newlines; images per class.
 OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
 OFFICIAL_CLASS_COUNTS = {"train": 500, "validation": 50}
-
-
-class ImageFile(NamedTuple):
-    """One image of the dataset and what is known of it."""
-
-    name: str  # path in the archive
-    wnid: str
-    boxes: tuple[Box, ...] = ()  # of (xmin, ymin, xmax, ymax): fractions of the image's sides
-    mask: str | None = None  # path in the archive
-
-
-class Layout(NamedTuple):
-    """All images of the dataset."""
-
-    classes: list[str]  # sorted wnids
-    words: list[str]  # in the order of classes
-    official: bool  # whether the classes are the official 200
-    splits: dict[str, list[ImageFile]]  # "train", "validation": sorted by name
 
 
 def read_layout(source: Archive) -> Layout:
@@ -88,10 +71,12 @@ def read_layout(source: Archive) -> Layout:
     splits = {"train": train, "validation": _validation_images(source, set(classes), folders)}
     digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
     layout = Layout(
+        OFFICIAL if digest == OFFICIAL_CLASSES_SHA256 else f"{OFFICIAL}-like",
         classes,
         [words.get(wnid, wnid) for wnid in classes],
-        digest == OFFICIAL_CLASSES_SHA256,
         {split: sorted(images) for split, images in splits.items()},
+        IMAGE_SIZE,
+        functools.partial(read_checked_image, classes=len(classes)),
     )
     _check_counts(source, layout)
     return layout
@@ -101,9 +86,7 @@ def _class_folders(split: str, folders: Folders) -> set[str]:
     return {folder.split("/")[1] for folder in folders if folder.startswith(f"{split}/")}
 
 
-def read_checked_image(
-    source: Archive, image: ImageFile, classes: int
-) -> tuple[bytes, bytes | None, Image.Image]:
+def read_checked_image(source: Archive, image: ImageFile, classes: int) -> Read:
     """Reads and decodes one image, and its mask if it has one.
 
     Args:
@@ -115,7 +98,7 @@ def read_checked_image(
         JPEG bytes, PNG bytes of the mask or None, and the decoded image, 64x64 RGB or L (gray).
 
     Raises:
-        DatasetError: Not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
+        UnusableImage: Not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
     """
     data, mask = source.read(image.name), None
     decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))
@@ -123,7 +106,7 @@ def read_checked_image(
         mask = source.read(image.mask)
         highest = int(np.asarray(_decode(source, image.mask, mask, "PNG", ("L", "P"))).max())
         if highest > classes:
-            raise DatasetError(
+            raise UnusableImage(
                 f"{source.path}: {image.mask} has the value {highest}; draw it with 0 (background) "
                 f"to {classes} (the last class)."
             )
@@ -146,7 +129,7 @@ def _decode(
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         problem = f"cannot be decoded ({reason})"
-    raise DatasetError(
+    raise UnusableImage(
         f"{source.path}: {name} {problem}; replace it by a {IMAGE_SIZE}x{IMAGE_SIZE} {kind} with "
         f"mode {' or '.join(modes)}, or remove it and its annotation."
     )
@@ -270,7 +253,7 @@ def _check_counts(source: Archive, layout: Layout) -> None:
                     f"{source.path}: {number} {split} images are named {base}; name each image "
                     "once, such as <wnid>_<number>.JPEG."
                 )
-        if not layout.official:
+        if layout.dataset != OFFICIAL:
             continue
         expected = OFFICIAL_CLASS_COUNTS[split]
         for wnid, number in sorted(Counter(image.wnid for image in images).items()):
