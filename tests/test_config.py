@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 import typing
 from pathlib import Path
 from types import NoneType
@@ -198,7 +199,8 @@ def test_resolving_changes_neither_command_nor_identity(changes):
     config = RunConfig(**changes)
     resolved = config.resolve()
     assert all(getattr(resolved, name) == value for name, value in changes.items())
-    assert None not in [getattr(resolved, name) for name in ("epochs", "batch_size", *INCIDENTAL)]
+    derived = {"epochs", "batch_size", *INCIDENTAL} - {"archive"}
+    assert None not in [getattr(resolved, name) for name in derived]
     assert resolved.resolve() == resolved
     assert resolved.command == config.command
     assert resolved.identity() == config.identity()
@@ -313,3 +315,66 @@ def test_commands_of_committed_results_are_taken_and_mean_the_same_run(result):
     config = RunConfig(**parameters)
     assert config.differences(result["config"] | {"manifest_sha256": "a"}, "a") == []
     assert config.run_id == result["run_id"]
+
+
+class TestOwnPictures:
+    @staticmethod
+    def config(**changes):
+        return RunConfig(**{"dataset": "folder", "archive": "/photos/my pets.zip", **changes})
+
+    def test_all_that_follows_from_it(self):
+        config = self.config().resolve()
+        assert config.data_dir == "data/folder-my-pets-5dc34b-image-size-64-val-share-0.1"
+        assert config.run_id == "folder-my-pets-5dc34b-simple-tuned-30ep-seed0"
+        assert config.run_dir == config.results_dir == f"runs/{config.run_id}"
+        assert (config.epochs, config.batch_size) == (30, 32)
+        assert config.data_options == {"image_size": 64, "val_share": 0.1}
+        assert RunConfig().data_options == {}
+
+    def test_options_are_in_the_names(self):
+        config = self.config(image_size="96", val_share=0.25)
+        assert config.run_id.endswith("-30ep-image-size-96-val-share-0.25-seed0")
+        assert config.resolve().data_dir.endswith("-image-size-96-val-share-0.25")
+        assert "-p archive '/photos/my pets.zip'" in config.command
+        assert "-p image_size 96" in config.command
+
+    def test_folders_of_one_name_do_not_collide(self):
+        names = {self.config(archive=f"/{place}/pets").run_id for place in "ab"}
+        assert len(names) == 2
+        assert self.config(archive="/a/x/../pets").run_id in names
+        assert self.config(archive=None, data_dir="/records/pets").run_id not in names
+
+    def test_another_place_of_the_same_pictures_is_no_other_run(self):
+        there = {**self.config().identity(), "manifest_sha256": "x"}
+        assert self.config(archive="/elsewhere/pets").differences(there, "x") == []
+        assert self.config(image_size=96).differences(there) == ["image_size: 64 there, 96 now"]
+
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            ({"archive": None}, "archive must be the folder, zip or tar of class folders with the "
+             "pictures. Received: archive=None"),
+            ({"task": "localization"}, "task must be classification for dataset folder: class "
+             "folders have no boxes and no masks. Received: task='localization'"),
+            ({"image_size": 100}, "image_size must be from 32 to 512 and a multiple of the "
+             "network's total stride, 32 with stem='imagenet'; nearest: 96 and 128. "
+             "Received: image_size=100"),
+            ({"image_size": 72, "stem": "half"}, "image_size must be from 32 to 512 and a multiple "
+             "of the network's total stride, 16 with stem='half'; nearest: 64 and 80. "
+             "Received: image_size=72"),
+            ({"image_size": 16}, "nearest: 32 and 64. Received: image_size=16"),
+            ({"image_size": 1000}, "nearest: 480 and 512. Received: image_size=1000"),
+            ({"preset": "resnet50", "image_size": 513}, "nearest: 511 and 512."),
+            ({"val_share": 1}, "val_share must be a number in (0, 1). Received: 1"),
+            ({"dataset": "tiny-shapes", "image_size": 32}, "image_size must be None for any "
+             "dataset but folder. Received: dataset='tiny-shapes'"),
+        ],
+    )  # fmt: skip
+    def test_what_is_refused(self, changes, text):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            self.config(**changes)
+
+    def test_sizes_that_are_taken(self):
+        for changes in ({"image_size": 512}, {"image_size": 80, "stem": "half"},
+                        {"preset": "resnet50", "image_size": 33}):  # fmt: skip
+            assert self.config(**changes).image_size == changes["image_size"]

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from layouts import contents, pack_tar, pack_zip
 from PIL import Image
 
+from utils.analysis.classify import classify, load_classifier
 from utils.data.archives import DatasetError
 from utils.data.datasets.folder import _endings
 from utils.data.manifest import load_manifest
 from utils.data.prepare import prepare_dataset
-from utils.data.read_records import open_arrays
+from utils.data.read_records import open_arrays, read_examples
+from utils.models.build import build_model
+from utils.training.predictions import decode_image, is_kept, load_predictions
+from utils.training.run import train
+from utils.training.run_folder import TrainingError
 
 RED, BLUE = (200, 30, 20), (20, 30, 200)
 
@@ -175,8 +181,6 @@ def test_pictures_of_any_kind(tmp_path):
     number = len(list((root / "train" / "a").iterdir()))
     assert manifest["class_counts"]["train"] == [number, 1]
     names, images = [], []
-    from utils.data.read_records import read_examples
-
     for example in read_examples(tmp_path / "records", manifest, "train"):
         feature = example.features.feature
         names.append(Path(feature["image/filename"].bytes_list.value[0].decode()).name)
@@ -351,3 +355,41 @@ def test_without_an_archive_there_must_be_records(tmp_path):
     assert str(error.value) == (
         f"{tmp_path / 'records'} holds no records yet; give the archive that they are made from."
     )
+
+
+@pytest.mark.tracing
+def test_fine_tuning_and_classifying(make_config, tmp_path, capsys):
+    """From a network of 64 pixels and other classes to one of 96; all stays in the run's folder."""
+    build_model(runs.SMALL, num_classes=5, normalization=([0] * 3, [1] * 3)).save(
+        tmp_path / "start.keras"
+    )
+    root = tmp_path / "colors"
+    for i in range(16):
+        picture(root / "red" / f"{i}.png", (200 + i, i, i))
+        picture(root / "blue" / f"{i}.png", (i, i, 200 + i))
+    options = {"dataset": "folder", "archive": str(root), "image_size": 96, "val_share": 0.25}
+    options |= {"initial_weights": str(tmp_path / "start.keras"), "batch_size": 8, "epochs": 1}
+    config = make_config("first", data_dir=str(tmp_path / "records"), **options).resolve()
+    manifest = prepare_dataset(
+        config.dataset, config.data_dir, archive=config.archive, **config.data_options
+    )
+    result = train(config)
+    assert "start.keras; new: logits." in capsys.readouterr().out
+    assert result["dataset"]["name"] == "folder"
+    assert result["dataset"]["counts"] == {"train": 24, "validation": 8, "holdout": 12}
+    assert (result["config"]["image_size"], result["config"]["val_share"]) == (96, 0.25)
+    assert "archive" not in result["config"]
+    assert config.archive in result["command"]
+    assert config.result_file == Path(config.run_dir, "first.json")
+    kept = load_predictions(Path(config.run_dir, "first.npz"))
+    assert decode_image(kept["jpeg"][0]).shape == (96, 96, 3)
+    assert len(kept["jpeg"]) >= 8
+    assert not is_kept(result)
+
+    model, words = load_classifier(config.run_dir)
+    assert words == manifest["words"] == ["blue", "red"]
+    assert model.input_shape == (None, 96, 96, 3)
+    table = classify(model, words, root / "red")
+    assert len(table) == 32  # two classes for each of 16 files
+    with pytest.raises(TrainingError, match="holds folder, not tiny-imagenet"):
+        train(make_config("x", dataset="tiny-imagenet", data_dir=config.data_dir))

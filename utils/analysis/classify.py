@@ -34,25 +34,33 @@ def load_classifier(
     """Loads a kept classifier with the words of its classes.
 
     Args:
-        run_id: name of a classification run whose weights were kept.
+        run_id: name of a classification run whose weights were kept, or the path of a run's folder,
+            such as that of a run on pictures of your own.
         results_dir: folder with `<run_id>.npz`.
         weights_dir: folder with `<run_id>.keras`.
 
     Returns:
-        (model, words): a `keras.Model` from (n, 64, 64, 3) of 0..255 to logits, and the words of
-        each class.
+        (model, words): a `keras.Model` from (n, size, size, 3) of 0..255 to logits, and the words
+        of each class.
 
     Raises:
         ValueError: there is no such classifier; lists those that there are.
     """
+    own = Path(run_id, f"{Path(run_id).name}.npz")
+    if own.exists():
+        return keras.models.load_model(Path(run_id, "model.keras")), _words(own)
     valid = kept_classifiers(results_dir=results_dir, weights_dir=weights_dir)
     if run_id not in valid:
         raise ValueError(
             "run_id must be a classification run with kept weights: "
             f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
         )
-    words = load_predictions(Path(results_dir, f"{run_id}.npz"))["words"]
-    return keras.models.load_model(Path(weights_dir, f"{run_id}.keras")), list(words)
+    weights = Path(weights_dir, f"{run_id}.keras")
+    return keras.models.load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
+
+
+def _words(predictions: Path) -> list[str]:
+    return list(load_predictions(predictions)["words"])
 
 
 def resized_center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The parameters of a training run, checked before any work begins."""
 
+import hashlib
+import os
 import re
 import shlex
 import typing
@@ -13,6 +15,7 @@ from utils.models.presets import STEMS, get_preset
 from utils.training.recipes import (
     RECIPES,
     Recipe,
+    check_image_size,
     check_image_sizes,
     current_name,
     get_recipe,
@@ -33,15 +36,15 @@ RECIPE_CHANGES = (
 
 # Fields whose value, where it is not the default, is part of the run's name.
 NAMED = (
-    "task", "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES, "batch_norm_momentum",
-    "initial_weights", "precision", "fast_layers", "eager", "split", "record_order",
-    *RECIPE_CHANGES,
+    "image_size", "val_share", "task", "kind", "fraction", "batch_size", "stem", *NETWORK_CHANGES,
+    "batch_norm_momentum", "initial_weights", "precision", "fast_layers", "eager", "split",
+    "record_order", *RECIPE_CHANGES,
 )  # fmt: skip
 
 # Fields that may change when a run is continued: they do not decide its result.
 INCIDENTAL = (
-    "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every", "evaluate_every",
-    "distribution", "tensorboard",
+    "archive", "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every",
+    "evaluate_every", "distribution", "tensorboard",
 )  # fmt: skip
 
 # How order and crops follow from the seed: 1 was tf.data's, which drew each image from a window.
@@ -49,7 +52,16 @@ INPUT = 2
 _WINDOWS = {"shuffled": 20_000, "classes": 1000}  # the `shuffle_window` that 1 had, by order
 
 # tiny-shapes is small: smaller batches and more epochs give it as many steps as it needs.
-SHAPES_DEFAULTS = {"epochs": 8, "batch_size": 64}
+SHAPES_DEFAULTS: dict[str, typing.Any] = {"epochs": 8, "batch_size": 64}
+
+# So may be one's own pictures; see `utils.data.datasets.folder` for the last two.
+FOLDER_DEFAULTS: dict[str, typing.Any] = {
+    "epochs": 30,
+    "batch_size": 32,
+    "image_size": 64,
+    "val_share": 0.1,
+}
+DEFAULTS = {"tiny-shapes": SHAPES_DEFAULTS, "folder": FOLDER_DEFAULTS}  # of a run, by dataset
 
 _COUNT = ("a whole number of at least 1", lambda value: value >= 1)
 _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
@@ -64,6 +76,7 @@ RULES: dict[str, Rule] = {
     "record_order": one_of(ORDERS),
     "kind": one_of(("train", "ablation")),
     "distribution": one_of(DISTRIBUTIONS),
+    "val_share": ("a number in (0, 1)", lambda value: 0 < value < 1),
     "epochs": _COUNT,
     "evaluate_every": _COUNT,
     "batch_size": _COUNT,
@@ -95,13 +108,14 @@ class RunConfig:
     # what most runs are told
     preset: str = "simple"  # a name in `utils.models.presets.PRESETS`
     recipe: str = "tuned"  # a name in `utils.training.recipes.RECIPES`
-    dataset: str = "tiny-imagenet"  # or "tiny-shapes"
+    dataset: str = "tiny-imagenet"  # or "tiny-shapes"; or "folder", one's own pictures
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
-    epochs: int | None = None  # None: the recipe's; on tiny-shapes 8
-    batch_size: int | None = None  # images per step; None: the recipe's; on tiny-shapes 64
+    epochs: int | None = None  # None: the recipe's; on tiny-shapes 8, folder 30
+    batch_size: int | None = None  # of a step; None: the recipe's; on tiny-shapes 64, folder 32
     seed: int = 0  # of weights, order and augmentation
     precision: str = "auto"  # the fastest here (see `train`), or a Keras dtype policy
-    data_dir: str | None = None  # folder of the TFRecords; None: data/<dataset>
+    archive: str | None = None  # what the records are made from; None: the official address
+    data_dir: str | None = None  # folder of the TFRecords; None: data/<what distinguishes them>
     run_dir: str | None = None  # None: runs/<what distinguishes this run>
 
     # network; from width to logits_bn, None is what the preset says
@@ -130,6 +144,8 @@ class RunConfig:
     image_sizes: str | None = None  # in training, and their shares of it, as "32x14-48x6-64x2"
 
     # data
+    image_size: int | None = None  # of dataset folder, in pixels; None: 64
+    val_share: float | None = None  # of it without a split: the share to validate with; None: 0.1
     fraction: float = 1.0  # of the training images that are used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
     record_order: str = "shuffled"  # or "classes": one class after another, as if never shuffled
@@ -142,7 +158,9 @@ class RunConfig:
     checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
     evaluate_every: int = 1  # epochs; the last one is evaluated anyway
     tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
-    results_dir: str | None = None  # of the JSON; None: report/results, of drawn images run_dir
+    results_dir: str | None = (
+        None  # of the JSON; None: report/results or, of drawn and own images, run_dir
+    )
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
 
     def __post_init__(self) -> None:
@@ -156,6 +174,7 @@ class RunConfig:
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task)
+        self._check_folder()
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
@@ -171,6 +190,28 @@ class RunConfig:
                 "evaluate_every must be 1 where plateau_patience lowers the learning rate by the "
                 f"validation loss. Received: evaluate_every={self.evaluate_every}"
             )
+
+    def _check_folder(self) -> None:
+        """Refuses what only one's own pictures have, what they lack, and sizes of no network."""
+        if self.dataset != "folder":
+            given = [name for name in ("image_size", "val_share") if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"{' and '.join(given)} must be None for any dataset but folder. "
+                    f"Received: dataset={self.dataset!r}"
+                )
+            return
+        if not (self.archive or self.data_dir):
+            raise ValueError(
+                "archive must be the folder, zip or tar of class folders with the pictures. "
+                "Received: archive=None"
+            )
+        if self.task != "classification":
+            raise ValueError(
+                "task must be classification for dataset folder: class folders have no boxes and "
+                f"no masks. Received: task={self.task!r}"
+            )
+        check_image_size(self.data_options["image_size"], self.network, self.stem)
 
     def _given(self, names: tuple[str, ...]) -> dict[str, typing.Any]:
         return {name: getattr(self, name) for name in names}
@@ -201,20 +242,43 @@ class RunConfig:
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "checkpoint_every": recipe.checkpoint_every,
-            "data_dir": f"data/{self.dataset}",
+            "data_dir": f"data/{self._data_name()}",
             "results_dir": "report/results",
-            **(SHAPES_DEFAULTS if self.dataset == "tiny-shapes" else {}),
+            **DEFAULTS.get(self.dataset, {}),
         }
         changed = self._changed(derived)
         if self.initial_weights:
             changed["initial_weights"] = Path(self.initial_weights).stem
-        parts = [] if self.dataset == "tiny-imagenet" else [self.dataset]
+        parts = [] if self.dataset == "tiny-imagenet" else [self._data_name(options=False)]
         parts += [self.preset, name_in_runs(self.recipe), f"{self.epochs or derived['epochs']}ep"]
         parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
         derived["run_dir"] = "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
-        if self.dataset == "tiny-shapes":
+        if self.dataset != "tiny-imagenet":
             derived["results_dir"] = self.run_dir or derived["run_dir"]
         return derived
+
+    def _data_name(self, options: bool = True) -> str:
+        """What distinguishes the records; of one's own pictures their place, and the options."""
+        if self.dataset != "folder":
+            return self.dataset
+        place = str(self.archive or self.data_dir)
+        place = place if "://" in place else os.path.abspath(place)
+        digest = hashlib.sha256(place.encode()).hexdigest()[:6]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", Path(place).name.split(".")[0]).strip("-")
+        parts = ["folder", *([name] if name else []), digest]
+        if options:
+            parts += [f"{key}-{value}" for key, value in self.data_options.items()]
+        return "-".join(parts).replace("_", "-")
+
+    @property
+    def data_options(self) -> dict[str, typing.Any]:
+        """What `utils.data.prepare.prepare_dataset` is to be told beside the archive."""
+        if self.dataset != "folder":
+            return {}
+        return {
+            name: getattr(self, name) or FOLDER_DEFAULTS[name]
+            for name in ("image_size", "val_share")
+        }
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""
@@ -229,7 +293,7 @@ class RunConfig:
 
     @property
     def result_file(self) -> Path:
-        """Where the result JSON is. Unless asked to, a run on drawn images stays in its folder."""
+        """Where the result JSON is. A run on drawn or own images stays in its folder."""
         return result_path(self.resolve().results_dir, self.run_id)
 
     @property

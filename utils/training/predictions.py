@@ -106,8 +106,13 @@ def _predict(model: keras.Model, batches: Batches) -> np.ndarray:
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Whether a run's weights and predictions are to be committed beside its result."""
-    return result["kind"] == "train" and not result["dataset"]["synthetic"]
+    """Whether a run's weights and predictions are to be committed beside its result.
+
+    Those of drawn images and of one's own pictures stay in its folder.
+    """
+    dataset = result["dataset"]
+    real = not dataset["synthetic"] and dataset["name"] != "folder"
+    return result["kind"] == "train" and real
 
 
 def predictions_path(

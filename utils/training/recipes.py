@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from utils.models.presets import FishNetConfig, total_stride
+from utils.models.presets import FishNetConfig, UNetConfig, total_stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ OPTIMIZERS = {
 }
 
 
+IMAGE_SIZES = (32, 512)  # of one's own pictures, in pixels
 FLIPS = ("random", "alternating")  # each image anew; or each one in every second epoch
 
 
@@ -165,13 +166,42 @@ def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str) -> Non
             'image_sizes must be "full" for any task but classification: boxes and masks are not '
             f"resized. Received: {recipe.image_sizes!r}"
         )
-    stride = total_stride(stem) if isinstance(network, FishNetConfig) else 1
+    stride = _stride(network, stem)
     if any(size % stride for size in recipe.sizes):
         valid = ", ".join(str(size) for size in range(stride, 64 + 1, stride))
         raise ValueError(
             f"image_sizes must be multiples of the network's total stride, {stride} with "
             f"stem={stem!r}: {valid}. Received: {recipe.image_sizes!r}"
         )
+
+
+def check_image_size(size: int, network: Any, stem: str) -> None:
+    """Refuses a size of all images that a network cannot take.
+
+    Args:
+        size: in pixels.
+        network: a config of `utils.models.presets`.
+        stem: of the network.
+
+    Raises:
+        ValueError: names the nearest valid sizes.
+    """
+    stride, (least, most) = _stride(network, stem), IMAGE_SIZES
+    if least <= size <= most and not size % stride:
+        return
+    valid = range(-(-least // stride) * stride, most + 1, stride)
+    nearest = sorted(sorted(valid, key=lambda other: abs(other - size))[:2])
+    raise ValueError(
+        f"image_size must be from {least} to {most} and a multiple of the network's total stride, "
+        f"{stride} with stem={stem!r}; nearest: {' and '.join(map(str, nearest))}. "
+        f"Received: image_size={size}"
+    )
+
+
+def _stride(network: Any, stem: str) -> int:
+    if isinstance(network, UNetConfig):
+        return 2 ** (network.depth - 1)
+    return total_stride(stem) if isinstance(network, FishNetConfig) else 1
 
 
 def current_name(name: str, version: int = 1) -> str:

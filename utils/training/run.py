@@ -14,7 +14,7 @@ import keras
 
 from utils import environment
 from utils.accelerator import Feeder, OnDevice, keeps_images
-from utils.data.manifest import Manifest, load_manifest, manifest_sha256
+from utils.data.manifest import Manifest, dataset_of, load_manifest, manifest_sha256
 from utils.data.pipeline import Source, evaluation_batches, training_batches
 from utils.devices import Devices, find_devices
 from utils.files import DISK_FULL, save_model
@@ -257,7 +257,7 @@ def _on_device(config: ResolvedConfig, devices: Devices) -> bool:
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:
     manifest = load_manifest(config.data_dir)
-    if manifest["synthetic"] != (config.dataset == "tiny-shapes"):
+    if dataset_of(manifest) != config.dataset:
         raise TrainingError(
             f"{config.data_dir} holds {manifest['dataset']}, not {config.dataset}. "
             "Choose another data_dir."
