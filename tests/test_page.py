@@ -1,6 +1,7 @@
 """The page on which pictures are classified: what it computes, and its use in a browser."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from utils.page.pictures import (
 
 pytestmark = pytest.mark.tracing
 FIRST, SECOND = "simple-tuned-20ep-seed0", "simple-tuned-8ep-seed0"  # the better one first
+LOCAL = {"127.0.0.1", "localhost", "::1", "0.0.0.0", None}
 KEPT = Path(f"report/results/{FIRST}.npz")
 
 
@@ -94,8 +96,18 @@ def address(tmp_path_factory):
     for run_id in (FIRST, SECOND, BOX_RUN):
         shutil.copy(f"report/weights/{run_id}.keras", weights)
     page = build_page(weights_dir=weights, data_dir=tmp_path_factory.mktemp("no-records"))
-    yield launch_page(page, prevent_thread_lock=True, quiet=True)
-    page.close()
+    look_up, hosts = socket.getaddrinfo, set()
+
+    def noting(host, *arguments, **options):
+        hosts.add(host.decode() if isinstance(host, bytes) else host)
+        return look_up(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", noting)
+        yield launch_page(page, prevent_thread_lock=True, quiet=True)
+        page.close()
+    assert "127.0.0.1" in hosts
+    assert hosts <= LOCAL
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ INTRODUCTION = """# What does a FishNet see?
 
 Small networks, trained from scratch on the 200 classes of Tiny ImageNet, look at the central square
 of a picture, scaled down to 64×64 pixels. Whatever is in it, the answer is one of these 200
-classes, right in less than half of all cases.
+classes.
 """
 EVIDENCE = """## Where it finds evidence
 

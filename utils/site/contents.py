@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images
 from utils.analysis.published import COURSE_REPORT, LITERATURE
+from utils.analysis.tables import Results, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
 from utils.training.predictions import load_predictions
@@ -44,13 +45,15 @@ def site_contents(root: str | Path = ".") -> dict[str, Any]:
     predictions = {
         r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz") for r in results
     }
-    colors = colors_of(result["preset"] for result in results)
+    palette = colors_of(result["preset"] for result in results)
+    colors = {preset: to_hex(color) for preset, color in palette.items()}
     first = predictions[results[0]["run_id"]]
     best = results[-1]["run_id"]
     model = keras.models.load_model(Path(root, f"report/weights/{best}.keras"))
     return {
         "repository": REPOSITORY,
-        "runs": [_run(r, to_hex(colors[r["preset"]]), predictions[r["run_id"]]) for r in results],
+        "runs": [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in results],
+        "table": _rows(results, colors),
         "words": [str(words) for words in first["words"]],
         "labels": _base64(first["labels"]),
         "images": _images(predictions),
@@ -58,6 +61,14 @@ def site_contents(root: str | Path = ".") -> dict[str, Any]:
         "gradCam": {"run": best, **grad_cam_strip(model, predictions[best])},
         "heat": [to_hex(color) for color in matplotlib.colormaps["inferno"](np.linspace(0, 1, 9))],
     }
+
+
+def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of the table: seeds taken together, as in the README."""
+    renamed = {"val top-1": "top1", "val top-5": "top5", "train top-1": "train_top1"}
+    table = summary(results).rename(columns=renamed | {"MACs": "macs", "s / epoch": "seconds"})
+    table["color"] = [colors[network.split(",")[0]] for network in table["network"]]
+    return table.to_dict("records")
 
 
 def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ for (const run of data.runs) {
   run.matrix = names.map(() => new Uint16Array(names.length));
   labels.forEach((label, i) => run.matrix[label][run.predicted[i]]++);
 }
+const course = data.elsewhere.filter((e) => e.source === "course report");
 const perClass = names.map((_, c) => best.matrix[c].reduce((a, b) => a + b));
 const accuracy = (run, c) => run.matrix[c][c] / perClass[c];
 const runOf = (id) => data.runs.find((run) => run.id === id);
@@ -29,7 +30,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 const dot = (run) =>
-  element("span", { class: run.recipe === "course" ? "dot open" : "dot", style: `--color:${run.color}` });
+  element("span", { class: run.recipe === "course" ? "dot open" : "dot", style: `--color:${run.color ?? "var(--soft)"}` });
 
 /* A row of buttons of which one is pressed. */
 function choice(id, options, changed) {
@@ -63,45 +64,52 @@ function layout(more) {
 
 /* Facts and table */
 function drawFacts() {
-  const course = Math.max(...data.elsewhere.filter((e) => e.source === "course report" && e.name !== "ResNet").map((e) => e.top1));
   const facts = [
     [percent(best.top1), `top-1 of ${best.preset}, ${best.epochs} epochs`],
     [percent(best.top5), "top-5 of the same network"],
-    [percent(course), "the course report's best FishNet, 30 epochs"],
+    [percent(Math.max(...course.filter((e) => e.name !== "ResNet").map((e) => e.top1))), "the course report's best FishNet, 30 epochs"],
     [`${(best.parameters / 1e6).toFixed(2)} M`, `parameters of ${best.preset}`],
   ];
   by("facts").replaceChildren(...facts.map(([value, title]) =>
     element("div", {}, element("dt", {}, title), element("dd", {}, value))));
+  by("kicker").textContent = ["Keras 3", "Tiny ImageNet-200", ...new Set(data.runs.map((run) => run.device))].join(" · ");
   by("repository").href = `https://github.com/${data.repository}`;
 }
-const earlier = (run) => data.elsewhere.find((e) => e.source === "course report" && e.name === run.preset);
+const tableRows = [...data.table, ...course.map((e) => ({ ...e, network: e.name, recipe: e.source, seconds: e.seconds && e.seconds / e.epochs }))];
 const columns = [
-  ["run", (r) => r.name, null],
+  ["network", (r) => r.network + (r.n > 1 ? `, ${r.n} seeds` : ""), null],
+  ["epochs", (r) => r.epochs, count],
   ["val top-1", (r) => r.top1, percent],
+  ["recipe", (r) => r.recipe, null],
   ["val top-5", (r) => r.top5, percent],
   ["train top-1", (r) => r.train_top1, percent],
-  ["epochs", (r) => r.epochs, count],
   ["parameters", (r) => r.parameters, count],
-  ["MACs", (r) => r.macs, (x) => `${(x / 1e6).toFixed(1)} M`],
-  ["minutes", (r) => r.seconds, (x) => count(x / 60)],
-  ["course report", (r) => earlier(r)?.top1, percent],
-  ["device", (r) => r.device, null],
+  ["MACs", (r) => r.macs, (x) => (x == null ? "–" : `${(x / 1e6).toFixed(1)} M`)],
+  ["s / epoch", (r) => r.seconds, count],
+  ["device", (r) => r.device ?? "–", null],
 ];
-function drawTable(sorted = 1, descending = true) {
-  const value = columns[sorted][1];
-  const order = [...data.runs].sort((a, b) =>
-    (typeof value(a) === "string" ? value(a).localeCompare(value(b)) : value(a) - value(b)) * (descending ? -1 : 1));
-  const head = columns.map(([title], i) => element("th", { scope: "col",
+function drawTable(sorted = 2, descending = true) {
+  const value = columns[sorted][1], sign = descending ? -1 : 1;
+  const order = [...tableRows].sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x == null || y == null) return (x == null) - (y == null); // what is not known comes last
+    return sign * (typeof x === "string" ? x.localeCompare(y) : x - y);
+  });
+  const head = columns.map(([title], i) => element("th", { scope: "col", class: columns[i][2] ? "" : "text",
     "aria-sort": i !== sorted ? "none" : descending ? "descending" : "ascending" },
   element("button", { type: "button", onclick: () => {
     drawTable(i, i === sorted ? !descending : columns[i][2] !== null);
     by("table").querySelectorAll("thead button")[i].focus();
   } }, title)));
-  const rows = order.map((run) => element("tr", {}, ...columns.map(([title, get, show], i) => {
-    if (i === 0) return element("th", { scope: "row", title: run.command }, dot(run), get(run));
-    const text = show ? show(get(run)) : get(run);
-    const inner = title === "val top-1" ? element("span", { class: "meter", style: `--share:${100 * run.top1 / best.top1}%` }, text) : text;
-    return element("td", {}, inner);
+  const rows = order.map((line) => element("tr", { class: line.color ? "" : "earlier" }, ...columns.map(([title, get, show], i) => {
+    if (i === 0) return element("th", { scope: "row" }, dot(line), get(line));
+    if (!show) return element("td", { class: "text" }, get(line));
+    const text = show(get(line));
+    if (title === "train top-1" && line.clean === false) return element("td", {}, `${text} †`);
+    if (title !== "val top-1") return element("td", {}, text);
+    const error = line.error == null ? "" : ` ± ${(100 * line.error).toFixed(1)}`;
+    return element("td", {}, element("span", { class: "meter", style: `--share:${100 * line.top1 / best.top1}%` },
+      text, element("small", {}, error)));
   })));
   by("table").replaceChildren(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
@@ -146,7 +154,7 @@ function drawCost() {
   const groups = [
     ["this project, tuned", own("tuned"), { symbol: "circle", size: 12 }],
     ["this project, recipe course", own("course"), { symbol: "circle-open", size: 12, line: { width: 2 } }],
-    ["course report", data.elsewhere.filter((e) => e.source === "course report"), { symbol: "square", size: 10, color: color("soft") }],
+    ["course report", course, { symbol: "square", size: 10, color: color("soft") }],
     ["published", data.elsewhere.filter((e) => e.source === "published"), { symbol: "triangle-up", size: 12, color: color("soft") }],
   ].filter(([, points]) => points.some((p) => p[what] != null));
   const short = (p) => (p.preset ? `${p.preset}, ${p.epochs} ep.` : p.name);
