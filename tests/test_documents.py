@@ -1,0 +1,75 @@
+"""README and docs: what they show runs, and what they link is there."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+SNIPPETS = {
+    f"{path.name} {number}": code
+    for path in DOCUMENTS
+    for number, code in enumerate(
+        re.findall(r"^```python\n(.*?)^```", path.read_text(), re.S | re.M)
+    )
+}
+
+
+@contextlib.contextmanager
+def eagerly():
+    """One step needs no graph."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.tracing
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippets_run(name):
+    if "keras_hub" in SNIPPETS[name]:
+        pytest.importorskip("keras_hub")
+    found = {}
+    with eagerly():
+        exec(compile(SNIPPETS[name], name, "exec"), found)
+    networks = [value for value in found.values() if isinstance(value, keras.Model)]
+    assert networks
+    if "segmenter" in found:
+        assert found["segmenter"].output_shape == (None, 64, 64, 3)
+    if "labels" in found:
+        assert found["model"].output_shape == (None, 10)
+        assert found["model"].optimizer.iterations == 1
+
+
+def test_there_are_snippets_for_both_and_they_are_short():
+    lengths = [len(code.splitlines()) for name, code in SNIPPETS.items() if "README" in name]
+    assert len(lengths) == 2
+    assert max(lengths) <= 12
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = path.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        file, _, heading = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M) if heading else []
+        anchors = {h.lower().replace(" ", "-").replace(",", "") for h in headings}
+        assert not heading or heading in anchors, target
+
+
+def test_the_readme_is_in_the_order_of_a_visitor():
+    text = Path("README.md").read_text()
+    marks = ["/badge/license", "![FishNet as built", "## Results", "## Quick start", "## What next",
+             "## Gallery", "## Use FishNet", "<details><summary>Where", "## License"]  # fmt: skip
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+    gallery = text[text.index("## Gallery") : text.index("## Use FishNet")]
+    assert len(re.findall(r"!\[[^]]+\]\(figures/\w+\.png\) \| \*\*", gallery)) == 6
+    assert text.count("<details>") == text.count("</details>")
