@@ -66,7 +66,7 @@ def comparison_runs(
         Dict of `RunConfig` by (name in tables, seed).
     """
     comparison = COMPARISONS[task]
-    common = {"task": task, "kind": "ablation", "precision": "float32"}
+    common: dict[str, Any] = {"task": task, "kind": "ablation", "precision": "float32"}
     common |= {**comparison.options, **options}
     return {
         (name, seed): RunConfig(
