@@ -66,9 +66,8 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             ms=9 if recipe.startswith("course") else 6,
             mfc="none" if recipe.startswith("course") else color,
         )
-        side = 1 if recipe == "theirs" else -1
-        align = {"ha": "left" if side > 0 else "right"}
-        _note(axes, f"{epochs} ep.", (parameters, top1), (7 * side, -3), **align)
+        shift, align = ((7, -3), "left") if recipe == "theirs" else ((0, -14), "center")
+        _note(axes, f"{epochs} ep.", (parameters, top1), shift, ha=align)
     for network, color in colors.items():
         top = max(shown_top1 for name, *_, shown_top1, _ in shown if name == network)
         x = max(parameters for name, _, _, parameters, *_ in shown if name == network)
@@ -85,7 +84,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
         )
     axes.set(xscale="log", ylim=(0, 0.8), xlabel="trainable parameters")
     axes.set(ylabel="validation top-1")
-    axes.set_xlim(right=1.2e8)
+    axes.set_xlim(3.5e5, 1.2e8)
     percent(axes.yaxis)
     kinds = {
         "this project, recipe tuned": (OURS, "0.35"),
@@ -200,7 +199,7 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
                 left.plot([], [], label=label, **style)
         left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
         right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
-        left.legend(fontsize=SMALL, loc="upper right", frameon=True)
+        _legend_above(left)
         percent(right.yaxis)
         for axes in (left, right):
             axes.set_xlabel("epoch")
@@ -210,6 +209,14 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     labels = ["training set", " or ".join(splits)]
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend in room of its own above what is drawn."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) < 20 else 1
+    axes.set_ylim(0, axes.get_ylim()[1] * (1.05 + 0.15 * math.ceil(len(labels) / columns)))
+    axes.legend(fontsize=SMALL, loc="upper right", ncols=columns, columnspacing=1, handlelength=1.5)
 
 
 def plot_reliability(
@@ -241,7 +248,7 @@ def plot_reliability(
             )
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
-        axes.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        axes.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.24))
     panels[0, 0].set_ylabel("accuracy")
     return figure
 
