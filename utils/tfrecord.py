@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
@@ -92,6 +93,55 @@ def read_records(path: Path) -> Iterator[bytes]:
             if not record or file.read(_CHECKSUM.size) != _checksum(record):
                 raise DamagedRecord(f"{path} is damaged or cut off at byte {start}")
             yield record
+
+
+def find_records(path: Path) -> np.ndarray:
+    """Where the records of a file are, found by their lengths alone.
+
+    Args:
+        path: A TFRecord file without compression.
+
+    Returns:
+        int64 (records, 2): the first byte of each and its length.
+
+    Raises:
+        DamagedRecord: The file is not whole; names it and the place.
+    """
+    places, position, end = [], 0, path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        while position < end:
+            file.seek(position)
+            length, checksum = file.read(_LENGTH.size), file.read(_CHECKSUM.size)
+            whole = len(checksum) == _CHECKSUM.size and checksum == _checksum(length)
+            start, size = position + _LENGTH.size + _CHECKSUM.size, 0
+            if whole:
+                (size,) = _LENGTH.unpack(length)
+            following = start + size + _CHECKSUM.size
+            if not whole or following > end:
+                raise DamagedRecord(f"{path} is damaged or cut off at byte {position}")
+            places.append((start, size))
+            position = following
+    return np.array(places, np.int64).reshape(-1, 2)
+
+
+def read_at(path: Path, start: int, length: int) -> bytes:
+    """Reads one record.
+
+    Args:
+        path: A TFRecord file without compression.
+        start: Its first byte.
+        length: In bytes.
+
+    Raises:
+        DamagedRecord: A checksum is wrong; names the file and the place.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        data = file.read(length + _CHECKSUM.size)
+    record = data[:length]
+    if len(data) < length + _CHECKSUM.size or data[length:] != _checksum(record):
+        raise DamagedRecord(f"{path} is damaged or cut off at byte {start}")
+    return record
 
 
 def _checksum(data: bytes) -> bytes:

@@ -1,0 +1,166 @@
+"""The index of ImageNet's TFRecords, and the manifest that stands for them."""
+
+import functools
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tqdm import tqdm
+
+from utils import tfrecord
+from utils.data.archives import DatasetError
+from utils.data.imagenet.crops import decode
+from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, Layout, label_of
+from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
+from utils.files import replacing
+
+CLASS_LISTS = ("synsets.txt", "label.labels.txt")  # a class per line, in the order of the labels
+WORDS = "words.txt"  # a class, a tab and its words per line
+CLASSES = 1000  # where there is no such list
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pixels
+
+
+def index_records(folder: str | os.PathLike, data_dir: str | os.PathLike, size: int) -> Manifest:
+    """Looks at all records of a folder and writes where they are; nothing if one of them is bad.
+
+    Of each record the length is read, of the first of each file all of it.
+
+    Args:
+        folder: With the files of train and validation, in a layout of `LAYOUTS`. A class list of
+            `CLASS_LISTS` there says how many classes there are; otherwise it is 1,000.
+        data_dir: Folder for the manifest and the index.
+        size: Of the images that a network is to be given, in pixels.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DatasetError: No folder of this machine, a file is missing or cut off, is of another schema,
+            or a label is outside of the class list.
+    """
+    if "://" in str(folder):
+        raise DatasetError(
+            f"{folder} is no folder of this machine. Mount the bucket (gcsfuse; on Vertex AI it is "
+            "/gcs/BUCKET already) and pass the folder."
+        )
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; archive must be the one of the TFRecords.")
+    layout, shards = _find_shards(folder)
+    classes, words = _read_classes(folder)
+    index: dict[str, np.ndarray] = {}
+    described: dict[str, dict[str, int]] = {}
+    problems: list[str] = []
+    for prefix, paths in shards.items():
+        with ThreadPoolExecutor(INTERLEAVED) as pool:
+            look = functools.partial(_look_at, layout=layout, classes=classes)
+            found = list(tqdm(pool.map(look, paths), f"Indexing {prefix}", len(paths)))
+        problems += [what for what in found if isinstance(what, str)]
+        places = [what for what in found if not isinstance(what, str)]
+        counts = [len(place) for place in places]
+        if not problems:
+            index[f"{prefix}_places"] = np.concatenate(places)
+            index[f"{prefix}_shards"] = np.repeat(np.arange(len(paths)), counts).astype(np.int32)
+            for path, count in zip(paths, counts, strict=True):
+                described[path.name] = {"bytes": path.stat().st_size, "records": count}
+    if problems:
+        shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
+        raise DatasetError(f"{len(problems)} files in {folder} cannot be used: {shown}.")
+    images = {prefix: len(index[f"{prefix}_shards"]) for prefix in shards}
+    if not all(images.values()):
+        raise DatasetError(f"{folder} must have records for train and validation. Found: {images}")
+    return _write(Path(data_dir), index, {
+        "schema": SCHEMA,
+        "dataset": "imagenet",
+        "synthetic": False,
+        "image_size": size,
+        "counts": {**images, "holdout": 0},
+        "classes": classes,
+        "words": words,
+        "holdout": [],
+        "pixel_mean": list(MEAN),
+        "pixel_std": list(STD),
+        "shards": described,
+        "layout": LAYOUTS.index(layout),
+        "records": str(folder),
+    })  # fmt: skip
+
+
+def _write(data_dir: Path, index: dict[str, np.ndarray], manifest: Manifest) -> Manifest:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with replacing(data_dir / INDEX) as file:
+        np.savez_compressed(file, allow_pickle=False, **index)
+    return write_manifest(data_dir, {**manifest, "index_sha256": file_sha256(data_dir / INDEX)})
+
+
+def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
+    """The layout of a folder, and the files of train and validation in order."""
+    names = sorted(file.name for file in folder.iterdir())
+    for layout in LAYOUTS:
+        found = {
+            split: [m for n in names if (m := re.fullmatch(layout.files.format(split=split), n))]
+            for split in ("train", "validation")
+        }
+        if not all(found.values()):
+            continue
+        for matches in found.values():
+            total = max(int(match["total"]) for match in matches)
+            there = {int(match["number"]) for match in matches}
+            if missing := sorted(set(range(total)) - there):
+                shown = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+                first = matches[0].string
+                raise DatasetError(
+                    f"{folder}: of {total} files like {first}, {len(missing)} are missing: "
+                    f"numbers {shown}."
+                )
+        return layout, {s: [folder / m.string for m in matches] for s, matches in found.items()}
+    raise DatasetError(
+        f"{folder} must have files named train-00000-of-01024 and validation-00000-of-00128, or as "
+        f"tensorflow-datasets names them. Found: {', '.join(names[:5]) or 'nothing'}"
+    )
+
+
+def _read_classes(folder: Path) -> tuple[list[str], list[str]]:
+    """The classes in the order of their labels, and their words."""
+    lists = [folder / name for name in CLASS_LISTS if (folder / name).is_file()]
+    if not lists:
+        classes = [f"class {number}" for number in range(1, CLASSES + 1)]
+        return classes, classes
+    classes = lists[0].read_text("utf-8").split()
+    if len(set(classes)) < len(classes) or len(classes) < 2:
+        raise DatasetError(f"{lists[0]} must name two or more classes, each once.")
+    if not (folder / WORDS).is_file():
+        return classes, classes
+    lines = (folder / WORDS).read_text("utf-8").splitlines()
+    words = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return classes, [words.get(name, name) for name in classes]
+
+
+def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str:
+    """Where the records of a file are, int64 (records, 2), starts and lengths; or what is wrong."""
+    try:
+        places = tfrecord.find_records(path)
+        if len(places):
+            record = tfrecord.read_at(path, *map(int, places[0]))
+            _check(tfrecord.Example.FromString(record), layout, classes)
+    except (tfrecord.DamagedRecord, DecodeError, ValueError) as error:
+        return str(error) if path.name in str(error) else f"{path.name}: {error}"
+    return places
+
+
+def _check(example: Any, layout: Layout, classes: list[str]) -> None:
+    feature = example.features.feature
+    if lacking := [key for key in (layout.image, layout.label) if key not in feature]:
+        found = ", ".join(sorted(feature)) or "nothing"
+        raise ValueError(f"its records have no {' and no '.join(lacking)}. Found: {found}")
+    label = label_of(example, layout, len(classes))
+    synset = feature["image/class/synset"].bytes_list.value
+    if synset and not classes[0].startswith("class ") and synset[0].decode() != classes[label]:
+        raise ValueError(
+            f"{synset[0].decode()} has the label of {classes[label]} in the class list"
+        )
+    decode(feature[layout.image].bytes_list.value[0])
