@@ -8,6 +8,7 @@ from utils.training.optimizers import (
     Muon,
     WarmupLinearDecay,
     estimate_batch_norm,
+    learning_rate,
     make_optimizer,
 )
 from utils.training.recipes import OPTIMIZERS, RECIPES, get_recipe
@@ -26,6 +27,36 @@ def test_rate_is_scaled_with_the_batch_only_for_tuned():
     assert tuned.get_config()["learning_rate"]["config"]["peak"] == 1.0
     course = make_optimizer(RECIPES["course"], steps=100, batch_size=512)
     assert float(course.learning_rate) == pytest.approx(1e-3)
+
+
+def test_the_paper_s_rate_falls_tenfold_at_30_60_and_90_percent():
+    rate = learning_rate(RECIPES["paper"], steps=1000, batch_size=512)
+    found = [float(rate(step)) for step in (0, 299, 300, 599, 600, 899, 900, 999)]
+    np.testing.assert_allclose(found, [0.2, 0.2, 0.02, 0.02, 2e-3, 2e-3, 2e-4, 2e-4], rtol=1e-5)
+
+
+def test_the_cosine_falls_to_zero_with_and_without_a_warmup():
+    rate = learning_rate(RECIPES["paper-long"], steps=1000, batch_size=256)
+    np.testing.assert_allclose([rate(0), rate(500), rate(1000)], [0.1, 0.05, 0.0], atol=1e-7)
+    warm = get_recipe("paper-long", warmup=0.2)
+    rate = learning_rate(warm, steps=1000, batch_size=256)
+    np.testing.assert_allclose(
+        [rate(0), rate(100), rate(200), rate(600), rate(1000)], [0, 0.05, 0.1, 0.05, 0], atol=1e-7
+    )
+
+
+def test_the_paper_s_l2_is_on_all_weights_and_its_momentum_is_classic():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 1))
+    layer.kernel.assign([[2.0]])
+    layer.bias.assign([2.0])
+    optimizer = make_optimizer(RECIPES["paper"], steps=100, batch_size=256)
+    for _ in range(2):
+        gradients = [(keras.ops.ones_like(w), w) for w in (layer.kernel, layer.bias)]
+        optimizer.apply_gradients(gradients)
+    first = 0.1 * (1 + 1e-4 * 2)
+    second = 0.9 * first + 0.1 * (1 + 1e-4 * (2 - first))
+    np.testing.assert_allclose([layer.kernel[0, 0], layer.bias[0]], [2 - first - second] * 2)
 
 
 def test_l2_joins_the_gradient_of_kernels_alone():
@@ -131,7 +162,7 @@ def test_another_optimizer_brings_its_own_rate_and_l2(recipe, changes, rate, l2)
 def test_only_adamw_has_a_decoupled_weight_decay(name):
     optimizer = make_optimizer(get_recipe("tuned", optimizer=name), steps=10, batch_size=256)
     assert optimizer.weight_decay == (0.05 if name == "adamw" else None)
-    assert optimizer.l2 == (5e-4 if name in ("sgd", "muon") else 0.0)
+    assert optimizer.l2 == {"sgd": 5e-4, "muon": 5e-4, "momentum": 1e-4}.get(name, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +170,7 @@ def test_only_adamw_has_a_decoupled_weight_decay(name):
     [
         (
             {"optimizer": "lion"},
-            "optimizer must be one of sgd, adam, adamw, rmsprop, muon. Received: 'lion'",
+            "optimizer must be one of sgd, momentum, adam, adamw, rmsprop, muon. Received: 'lion'",
         ),
         ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
@@ -148,6 +179,12 @@ def test_only_adamw_has_a_decoupled_weight_decay(name):
         ({"learning_rate": float("nan")}, "learning_rate must be above 0. Received: nan"),
         ({"plateau_patience": -1}, "plateau_patience must be at least 0. Received: -1"),
         ({"plateau_patience": 2}, "warmup and plateau_patience exclude each other"),
+        ({"schedule": "step"}, "schedule must be one of linear, cosine, steps. Received: 'step'"),
+        ({"schedule": "steps"}, "schedule steps needs warmup=0. Received: warmup=0.15"),
+        (
+            {"schedule": "cosine", "warmup": 0.0, "plateau_patience": 1},
+            "schedule cosine needs plateau_patience=0. Received: plateau_patience=1",
+        ),
     ],
 )
 def test_bad_changes(change, message):
@@ -191,7 +228,9 @@ def test_recipes_are_the_described_ones():
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="recipe must be one of course, tuned. .*'tunde'"):
+    with pytest.raises(
+        ValueError, match="recipe must be one of course, tuned, paper, paper-long. .*'tunde'"
+    ):
         get_recipe("tunde")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from utils import environment
 from utils.data.augmentation import reflect
 from utils.data.pipeline import Batches, feed
+from utils.data.read_records import Arrays
 from utils.devices import Devices
 from utils.models.build import Resized
 
@@ -100,6 +101,8 @@ class Plans(keras.utils.PyDataset):
 
     def __init__(self, batches: Batches, images: Any, together: int) -> None:
         super().__init__()
+        assert isinstance(batches.arrays, Arrays)  # see `keeps_images`
+        self.arrays = batches.arrays
         self.batches, self.images, self.together = batches, images, together
 
     def __len__(self) -> int:
@@ -113,7 +116,7 @@ class Plans(keras.utils.PyDataset):
         if moves := [step.moves for step in steps if step.moves]:
             offsets = np.concatenate([offsets.T for offsets, _ in moves])
             flipped = np.concatenate([flipped for _, flipped in moves])
-        return ((rows, offsets, flipped), self.images), self.batches.arrays.labels[rows]
+        return ((rows, offsets, flipped), self.images), self.arrays.labels[rows]
 
 
 class Feeder:
@@ -136,7 +139,8 @@ class Feeder:
             return feed(batches)
         import jax
 
-        images: Any = batches.arrays.images
+        arrays: Any = batches.arrays
+        images = arrays.images
         file = images.base.filename
         if file not in self.copies:
             self.copies[file] = jax.device_put(images)

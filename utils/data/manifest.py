@@ -9,14 +9,15 @@ from typing import Any
 
 from utils.data.archives import DatasetError
 
-DATASETS = ("tiny-imagenet", "tiny-shapes", "folder")
+DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
 ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
-# Added by schema 2: the dataset's options, and a digest of all records whatever their shards.
-_ADDED = ("options", "records_sha256")
+# Added by schema 2: the dataset's options, a digest of all records whatever their shards, and where
+# they are if elsewhere.
+_ADDED = ("options", "records_sha256", "records")
 
 Manifest = dict[str, Any]
 Options = dict[str, Any]  # numbers that a dataset is drawn or prepared with, by name
@@ -93,13 +94,19 @@ def options_of(manifest: Manifest) -> Options:
 
 
 def damaged_shards(data_dir: str | os.PathLike, manifest: Manifest) -> list[str]:
-    """Names of the shards that are missing, or whose sha256 is not the manifest's."""
+    """Names of the shards that are missing, or whose sha256, or size, is not the manifest's."""
+    folder = Path(manifest.get("records", data_dir))
     return [
         name
         for name, shard in sorted(manifest["shards"].items())
-        if not Path(data_dir, name).is_file()
-        or file_sha256(Path(data_dir, name)) != shard["sha256"]
+        if not (folder / name).is_file() or _is_damaged(folder / name, shard)
     ]
+
+
+def _is_damaged(path: Path, shard: dict[str, Any]) -> bool:
+    if "sha256" not in shard:  # hundreds of gigabytes
+        return path.stat().st_size != shard["bytes"]
+    return file_sha256(path) != shard["sha256"]
 
 
 def file_sha256(path: Path) -> str:

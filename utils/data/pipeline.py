@@ -14,6 +14,8 @@ import numpy as np
 
 from utils.data.archives import DatasetError
 from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes, draw_crops_and_flips
+from utils.data.imagenet.crops import draw_resized_crops
+from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import (
     ORDERS,
     SPLITS,
@@ -26,11 +28,13 @@ from utils.data.manifest import (
 from utils.data.read_records import Arrays, open_arrays
 from utils.devices import Devices
 
+Images = Arrays | RecordFiles
 TASKS = ("classification", "localization", "segmentation")
 CLASS_WINDOW = 1000  # images among which each next one is drawn, where classes come one by one
 TRAIN_IMAGES = 10_000  # of those trained on that are evaluated
 BLANK = -1  # the row of no image
 ALONE = Devices()
+_OF_RECORD_FILES = {"task": "classification", "record_order": "shuffled"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class Source:
         check_choice("split", self.split, SPLITS)
         check_choice("record_order", self.record_order, ORDERS)
         check_choice("task", self.task, TASKS)
+        asked = {"task": self.task, "record_order": self.record_order}
+        if self.manifest.get("dataset") == "imagenet" and asked != _OF_RECORD_FILES:
+            raise ValueError(
+                "ImageNet is for classification, with record_order shuffled. Received: "
+                + ", ".join(f"{name}={value!r}" for name, value in asked.items())
+            )
 
     @property
     def steps(self) -> int:
@@ -67,7 +77,8 @@ class Step(NamedTuple):
     """The plan of one batch."""
 
     rows: np.ndarray  # int (batch,): of the `Arrays`; `BLANK` is a black image
-    moves: tuple[np.ndarray, np.ndarray] | None = None  # of `draw_crops_and_flips`
+    # Of `draw_crops_and_flips`, for ImageNet of `draw_resized_crops`; both have the images last.
+    moves: tuple[np.ndarray, np.ndarray] | None = None
 
     def part(self, own: slice) -> "Step":
         """The plan of some of its images."""
@@ -78,7 +89,8 @@ class TrainingPlan:
     """The steps of a training, epoch after epoch.
 
     Every epoch has a permutation of all images of its own, whose rest that fills no batch is left
-    out. The numbers are those of `RandomState`, which NumPy promises not to change.
+    out; for ImageNet see `RecordFiles.order`. The numbers are those of `RandomState`, which NumPy
+    promises not to change.
 
     Where flips alternate, half of the images, drawn once, are flipped in the first epoch, the
     others in the second, and so on: two epochs show both sides of every image.
@@ -91,16 +103,20 @@ class TrainingPlan:
         arrays: Of train.
         epochs: Epoch to stop before.
         start: Steps that are done.
+        hosts: That share each batch.
     """
 
-    def __init__(self, source: Source, arrays: Arrays, epochs: int, start: int = 0) -> None:
+    def __init__(
+        self, source: Source, arrays: Images, epochs: int, start: int = 0, hosts: int = 1
+    ) -> None:
         self.source, self.start, self.stop = source, start, epochs * source.steps
+        self.arrays, self.hosts = arrays, hosts
         self.rows = _trained_rows(source, arrays)
         self.ranks: np.ndarray | None = None
-        if source.record_order == "classes":
+        if isinstance(arrays, Arrays) and source.record_order == "classes":
             by_class = np.argsort(arrays.labels[self.rows], kind="stable")
             self.ranks = np.argsort(by_class)
-        self.flipped_first = self._random().randint(2, size=len(arrays.labels), dtype=bool)
+        self.flipped_first = self._random().randint(2, size=_count(arrays), dtype=bool)
         self.order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     def __len__(self) -> int:
@@ -114,9 +130,12 @@ class TrainingPlan:
         rows = self.order(epoch)[step * size : (step + 1) * size]
         if not self.source.augment:
             return Step(rows)
-        offsets, flipped = draw_crops_and_flips(
-            size, self.source.manifest["image_size"], self._random(epoch, step)
-        )
+        random = self._random(epoch, step)
+        if isinstance(self.arrays, RecordFiles):
+            offsets, flipped = draw_resized_crops(size, random)
+        else:
+            side = self.source.manifest["image_size"]
+            offsets, flipped = draw_crops_and_flips(size, side, random)
         if self.source.flip == "alternating":
             flipped = self.flipped_first[rows] ^ bool(epoch % 2)
         return Step(rows, (offsets, flipped))
@@ -128,6 +147,9 @@ class TrainingPlan:
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         random = self._random(epoch)
+        if isinstance(self.arrays, RecordFiles):
+            steps, size = self.source.steps, self.source.batch_size
+            return self.arrays.order(self.rows, random, steps, size, self.hosts)
         if self.ranks is None:
             return random.permutation(self.rows)
         places = self.ranks + random.uniform(0, CLASS_WINDOW, len(self.ranks))
@@ -148,7 +170,7 @@ class Batches(keras.utils.PyDataset):
     def __init__(
         self,
         source: Source,
-        arrays: Arrays,
+        arrays: Images,
         plan: TrainingPlan | list[Step],
         devices: Devices,
         weighted: bool = False,
@@ -168,7 +190,7 @@ class Batches(keras.utils.PyDataset):
         return (*read(self.arrays, step, self.task), *weights)
 
 
-def read(arrays: Arrays, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]:
+def read(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Carries out the plan of a step.
 
     Args:
@@ -181,6 +203,8 @@ def read(arrays: Arrays, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]
         for localization float32 (batch, 5), label and box as xmin, ymin, xmax, ymax in [0, 1]; for
         segmentation uint8 masks (batch, height, width).
     """
+    if isinstance(arrays, RecordFiles):
+        return arrays.read(step.rows, step.moves)
     images = arrays.images[step.rows]
     if task == "classification":
         targets = arrays.labels[step.rows]
@@ -218,7 +242,8 @@ def training_batches(
         DatasetError: The records are damaged, or their images lack what the task needs.
     """
     arrays = _open(source, "train")
-    return Batches(source, arrays, TrainingPlan(source, arrays, epochs, start), devices)
+    plan = TrainingPlan(source, arrays, epochs, start, devices.processes)
+    return Batches(source, arrays, plan, devices)
 
 
 def evaluation_batches(
@@ -251,14 +276,16 @@ def evaluation_batches(
         rows = _trained_rows(source, arrays)[:TRAIN_IMAGES]
     else:
         rows = _evaluated_rows(source.manifest, source.split, arrays)
-    if source.record_order == "classes":
+    if isinstance(arrays, Arrays) and source.record_order == "classes":
         rows = rows[np.argsort(arrays.labels[rows], kind="stable")]
     whole = devices.count > 1
     if whole:
         rows = np.pad(rows, (0, -len(rows) % source.batch_size), constant_values=BLANK)
     parts = np.split(rows, range(source.batch_size, len(rows), source.batch_size))
     plan = [Step(part) for part in parts]
-    if flipped:
+    if flipped and isinstance(arrays, RecordFiles):
+        plan = [Step(part, (np.zeros((0, len(part))), np.ones(len(part), bool))) for part in parts]
+    elif flipped:
         plan = [Step(p, (np.zeros((2, len(p)), np.int32), np.ones(len(p), bool))) for p in parts]
     return Batches(source, arrays, plan, devices, weighted=whole)
 
@@ -312,14 +339,17 @@ def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "
         float32 (images, 4): xmin, ymin, xmax, ymax in [0, 1], in the order of the records.
     """
     source = Source(data_dir, manifest, task="localization")
+    arrays = _open(source, "train" if split == "train" else _prefix(split))
+    assert isinstance(arrays, Arrays)  # `Source` refuses others
     if split == "train":
-        return _open(source, "train").boxes
-    arrays = _open(source, _prefix(split))
+        return arrays.boxes
     return arrays.boxes[_evaluated_rows(manifest, split, arrays)]
 
 
-def _open(source: Source, prefix: str) -> Arrays:
-    """The arrays; refuses them if they lack what the task needs, before any training."""
+def _open(source: Source, prefix: str) -> Images:
+    """The images; refuses them if they lack what the task needs, before any training."""
+    if source.manifest["dataset"] == "imagenet":
+        return RecordFiles(source.data_dir, source.manifest, prefix)
     arrays = open_arrays(source.data_dir, source.manifest, prefix)
     unfit, target = 0, "box"
     if source.task == "localization":
@@ -339,12 +369,20 @@ def _prefix(split: str) -> str:
     return "train" if split == "holdout" else "validation"
 
 
-def _evaluated_rows(manifest: Manifest, split: str, arrays: Arrays) -> np.ndarray:
+def _count(arrays: Images) -> int:
+    return len(arrays.labels if isinstance(arrays, Arrays) else arrays)
+
+
+def _evaluated_rows(manifest: Manifest, split: str, arrays: Images) -> np.ndarray:
     evaluation_size(manifest, split)  # refuses a split without images
-    return np.flatnonzero(arrays.held_out) if split == "holdout" else np.arange(len(arrays.labels))
+    if split == "holdout" and isinstance(arrays, Arrays):
+        return np.flatnonzero(arrays.held_out)
+    return np.arange(_count(arrays))
 
 
-def _trained_rows(source: Source, arrays: Arrays) -> np.ndarray:
-    used = ~arrays.held_out if source.split == "holdout" else np.ones(len(arrays.labels), bool)
+def _trained_rows(source: Source, arrays: Images) -> np.ndarray:
+    used = np.ones(_count(arrays), bool)
+    if source.split == "holdout" and isinstance(arrays, Arrays):
+        used = ~arrays.held_out
     number = training_size(source.manifest, source.split, source.fraction)
     return np.flatnonzero(used)[:number]  # the records are shuffled: the first are a fair sample

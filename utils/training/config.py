@@ -30,8 +30,8 @@ NETWORK_CHANGES = (
 
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
-    "optimizer", "learning_rate", "warmup", "plateau_patience", "l2", "augment", "standardize",
-    "flip", "label_smoothing", "ema", "image_sizes",
+    "optimizer", "learning_rate", "warmup", "schedule", "plateau_patience", "l2", "augment",
+    "standardize", "flip", "label_smoothing", "ema", "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -133,7 +133,8 @@ class RunConfig:
     # recipe; None is what the recipe says
     optimizer: str | None = None  # its usual learning rate and L2 come with it
     learning_rate: float | None = None  # at its peak, for a batch of 256
-    warmup: float | None = None  # fraction of the steps; then a linear decay to 0; 0: constant
+    warmup: float | None = None  # fraction of the steps; with schedule linear, 0 means constant
+    schedule: str | None = None  # after it: linear or cosine to 0, or steps
     plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
     l2: float | None = None  # times the kernels, added to their gradients
     augment: bool | None = None  # random crops and horizontal flips

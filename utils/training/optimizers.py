@@ -22,24 +22,27 @@ class _WithL2(keras.optimizers.Optimizer):
     Args:
         learning_rate: a number or a `LearningRateSchedule`.
         l2: factor of the kernels; biases and BatchNorm have none.
+        l2_on_all: whether they have it as well.
         **kwargs: of the optimizer.
     """
 
-    def __init__(self, learning_rate: Any, l2: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, learning_rate: Any, l2: float = 0.0, l2_on_all: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(learning_rate, **kwargs)
-        self.l2 = l2
+        self.l2, self.l2_on_all = l2, l2_on_all
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Adds the L2 term, then steps as Keras' optimizer does."""
         # TensorFlow hands over its own variable, which does not know its path.
         path = self._trainable_variables[self._get_variable_index(variable)].path
-        if self.l2 and path.endswith("/kernel"):
+        if self.l2 and (self.l2_on_all or path.endswith("/kernel")):
             gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Config for serialization."""
-        return {**super().get_config(), "l2": self.l2}
+        return {**super().get_config(), "l2": self.l2, "l2_on_all": self.l2_on_all}
 
 
 class SGD(_WithL2, keras.optimizers.SGD):
@@ -144,7 +147,14 @@ def orthogonalized(matrix: Any, steps: int = 5) -> Any:
     return x if is_wide else ops.transpose(x)
 
 
-CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "muon": Muon}
+CLASSES = {
+    "sgd": SGD,
+    "momentum": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "muon": Muon,
+}
 
 
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -172,6 +182,27 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
 
 
+def learning_rate(recipe: Recipe, *, steps: int, batch_size: int) -> Any:
+    """The learning rate of a recipe: a number, or a schedule of Keras.
+
+    Args:
+        recipe: how it is trained.
+        steps: optimizer steps of the whole run.
+        batch_size: images per step.
+    """
+    rate = recipe.rate(batch_size)
+    schedules = keras.optimizers.schedules
+    if recipe.schedule == "steps":
+        ends = [round(part * steps) - 1 for part in (0.3, 0.6, 0.9)]  # the last steps before a fall
+        return schedules.PiecewiseConstantDecay(ends, [rate * 0.1**i for i in range(4)])
+    if recipe.schedule == "cosine":
+        rising = round(recipe.warmup * steps)
+        if not rising:
+            return schedules.CosineDecay(rate, steps)
+        return schedules.CosineDecay(0.0, steps - rising, warmup_target=rate, warmup_steps=rising)
+    return WarmupLinearDecay(rate, steps, recipe.warmup) if recipe.warmup else rate
+
+
 def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its schedule.
 
@@ -183,9 +214,7 @@ def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.opti
     Returns:
         The optimizer, not built.
     """
-    rate = recipe.rate(batch_size)
-    if recipe.warmup:
-        rate = WarmupLinearDecay(rate, steps, recipe.warmup)
+    rate = learning_rate(recipe, steps=steps, batch_size=batch_size)
     average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     settings = OPTIMIZERS[recipe.optimizer].settings
     return CLASSES[recipe.optimizer](rate, l2=recipe.l2, **settings, **average)

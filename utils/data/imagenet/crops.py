@@ -49,7 +49,7 @@ def opencv() -> Any:
 
 
 def draw_resized_crops(count: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Draws how each image of a batch is cropped, colored and flipped.
+    """Draws how each image of a batch is cropped, colored and flipped, a column per image.
 
     Args:
         count: Images.
@@ -93,28 +93,26 @@ def crop_box(height: int, width: int, uniform: np.ndarray) -> tuple[int, int, in
     return int(top), int(left), h, w
 
 
-def augmented(image: np.ndarray, numbers: np.ndarray, flipped: bool, size: int) -> np.ndarray:
-    """Crops an image at random, scales it, flips it and shifts its colors.
+def augmented(image: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Crops an image at random, scales it and shifts its colors.
 
     Args:
         image: uint8 (height, width, 3).
         numbers: Of `draw_resized_crops`, for this image.
-        flipped: Likewise.
         size: Of the result, in pixels.
 
     Returns:
         uint8 (size, size, 3).
 
     Source:
-        README of kevin-ssy/FishNet: area, ratio, flips, and PCA lighting of 0.1.
+        README of kevin-ssy/FishNet: area, ratio, and PCA lighting of 0.1.
     """
     cv2 = opencv()
     uniform = numbers[:-3].reshape(ATTEMPTS, 4)
     top, left, height, width = crop_box(image.shape[0], image.shape[1], uniform)
     image = cv2.resize(image[top : top + height, left : left + width], (size, size))
     shift = 255 * COLORS @ (LIGHTING * numbers[-3:])
-    image = cv2.add(image, (*shift, 0.0))  # saturates
-    return image[:, ::-1] if flipped else image
+    return cv2.add(image, (*shift, 0.0))  # saturates
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -94,7 +94,12 @@ class RecordFiles:
         return len(self.shards)
 
     def order(
-        self, random: np.random.RandomState, steps: int, batch: int, hosts: int
+        self,
+        used: np.ndarray,
+        random: np.random.RandomState,
+        steps: int,
+        batch: int,
+        hosts: int = 1,
     ) -> np.ndarray:
         """An epoch: files in random order, some at a time, and records drawn within a window.
 
@@ -102,6 +107,7 @@ class RecordFiles:
         its files hold fewer images than others' it reads a few of them twice.
 
         Args:
+            used: The rows to choose from, in their order.
             random: All that the result depends on.
             steps: Batches.
             batch: Images of a batch.
@@ -109,10 +115,18 @@ class RecordFiles:
 
         Returns:
             Rows, int (steps * batch,); of each batch the first part is the first host's.
+
+        Raises:
+            ValueError: There are fewer files than hosts.
         """
         parts = []
         for host in range(hosts):
-            rows = np.flatnonzero(self.shards % hosts == host)
+            rows = used[self.shards[used] % hosts == host]
+            if not len(rows):
+                raise ValueError(
+                    f"ImageNet must be in as many files as there are hosts, {hosts}, or more. "
+                    f"Received: {len(np.unique(self.shards[used]))}"
+                )
             places = random.permutation(len(self.paths))[self.shards[rows]]
             within = rows - np.searchsorted(self.shards, self.shards[rows])
             rows = rows[np.lexsort((places, within, places // (INTERLEAVED * hosts)))]
@@ -143,7 +157,7 @@ class RecordFiles:
 
         Args:
             rows: int (batch,); a negative one is a black image of label 0.
-            moves: Of `draw_resized_crops`; None takes the center.
+            moves: Of `draw_resized_crops`; None or no numbers take the center.
 
         Returns:
             (uint8 (batch, size, size, 3), int32 labels (batch,)).
@@ -163,10 +177,11 @@ class RecordFiles:
             except ValueError as error:
                 path = self.paths[self.shards[rows[index]]]
                 raise DatasetError(f"{path}: {error}") from error
-            if moves is None:
-                images[index] = center_crop(image, self.size)
+            if moves is None or not len(moves[0]):
+                image = center_crop(image, self.size)
             else:
-                images[index] = augmented(image, moves[0][:, index], moves[1][index], self.size)
+                image = augmented(image, moves[0][:, index], self.size)
+            images[index] = image[:, ::-1] if moves and moves[1][index] else image
 
         list(_threads().map(fill, range(len(rows))))
         return images, labels

@@ -1,0 +1,283 @@
+"""ImageNet's records are found, checked, ordered and read where they are."""
+
+import io
+
+import cv2
+import imagenet_records as drawn
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.data.archives import DatasetError
+from utils.data.imagenet import crops, records
+from utils.data.imagenet.index import index_records
+from utils.data.manifest import load_manifest, manifest_sha256
+from utils.data.pipeline import Source, evaluation_batches, training_batches
+from utils.devices import Devices
+from utils.tfrecord import find_records, write_record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return drawn.write_shards(tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture(scope="module")
+def data_dir(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "imagenet"
+    index_records(folder, path, drawn.SIZE)
+    return path
+
+
+@pytest.fixture
+def broken(tmp_path):
+    return drawn.write_shards(tmp_path / "records", (2, 2), (2,))
+
+
+def source(data_dir, **options):
+    return Source(data_dir, load_manifest(data_dir), batch_size=4, augment=True, **options)
+
+
+def rows_of(batches, epoch=0):
+    steps = batches.plan.source.steps
+    return np.concatenate([batches.plan[epoch * steps + i].rows for i in range(steps)])
+
+
+def test_the_manifest_says_what_is_there(folder, data_dir):
+    manifest = load_manifest(data_dir)
+    assert manifest["counts"] == {"train": 18, "validation": 7, "holdout": 0}
+    assert (manifest["classes"], manifest["image_size"]) == (drawn.SYNSETS, drawn.SIZE)
+    assert manifest["shards"]["train-00002-of-00003"]["records"] == 7
+    assert sorted(file.name for file in data_dir.iterdir()) == ["index.npz", "manifest.json"]
+    moved = {**manifest, "records": "/elsewhere"}
+    assert manifest_sha256(moved) == manifest_sha256(manifest)
+
+
+def test_both_layouts_hold_the_same(folder, data_dir, tmp_path):
+    theirs = drawn.write_shards(tmp_path / "theirs", theirs=True)
+    index_records(theirs, tmp_path / "data", drawn.SIZE)
+    a, b = (
+        records.RecordFiles(d, load_manifest(d), "train") for d in (data_dir, tmp_path / "data")
+    )
+    assert [a.jpeg(row) for row in range(18)] == [b.jpeg(row) for row in range(18)]
+    assert [a.jpeg(row)[1] for row in range(4)] == [0, 1, 2, 0]
+
+
+def test_evaluation_takes_seven_eighths_of_the_center_in_order(data_dir):
+    images, labels = (
+        np.concatenate(x) for x in zip(*evaluation_batches(source(data_dir)), strict=False)
+    )
+    assert images.shape == (7, drawn.SIZE, drawn.SIZE, 3)
+    assert list(labels) == [(18 + i) % 3 for i in range(7)]
+    reader = records.RecordFiles(data_dir, load_manifest(data_dir), "validation")
+    image = Image.open(io.BytesIO(reader.jpeg(3)[0]))
+    side = round(7 / 8 * min(image.size))
+    left, top = ((n - side) // 2 for n in image.size)
+    part = image.crop((left, top, left + side, top + side))
+    expected = part.resize((drawn.SIZE, drawn.SIZE), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(expected, float) - images[3]).mean() < 1
+    flipped = evaluation_batches(source(data_dir), flipped=True)[0][0]
+    np.testing.assert_array_equal(flipped, images[:4, :, ::-1])
+
+
+def test_color_spaces_and_orientation():
+    plain = crops.decode(drawn.photo(3))
+    assert np.abs(crops.decode(drawn.photo(3, mode="CMYK")).astype(float) - plain).mean() < 8
+    gray = crops.decode(drawn.photo(3, mode="L"))
+    assert gray.shape == plain.shape
+    np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a viewer
+    np.testing.assert_array_equal(crops.decode(drawn.photo(3, exif=exif)), plain)
+
+
+def test_random_crops_are_of_the_stated_areas_and_ratios():
+    random = np.random.RandomState(0)
+    boxes = np.array([crops.crop_box(200, 300, random.uniform(size=(10, 4))) for _ in range(500)])
+    top, left, height, width = boxes.T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 200).all()
+    assert (left + width <= 300).all()
+    area, ratio = height * width / 60_000, width / height
+    assert 0.07 < area.min() < 0.1
+    assert area.max() > 0.8
+    assert 0.73 < ratio.min() < 0.78
+    assert 1.28 < ratio.max() < 1.36
+    nothing_fits = np.tile([0.999, 0.999, 0, 0], (10, 1))
+    assert crops.crop_box(100, 10, nothing_fits) == (43, 0, 13, 10)
+
+
+def test_lighting_shifts_colors_along_their_principal_axes():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    uniform = np.tile([0.5, 0.5, 0.5, 0.5], 10)
+    shifted = crops.augmented(image, np.append(uniform, [1.0, 0.0, 0.0]), 8)
+    expected = 100 + 255 * 0.1 * 0.2175 * np.array([-0.5675, -0.5808, -0.5836])
+    np.testing.assert_allclose(shifted[0, 0], expected, atol=0.51)
+    assert (shifted == shifted[0, 0]).all()
+
+
+def test_an_epoch_has_every_image_once_and_each_its_own_order(data_dir):
+    batches = training_batches(source(data_dir), epochs=2)
+    first, second = rows_of(batches), rows_of(batches, 1)
+    assert len(batches) == 8
+    assert len(set(first)) == len(set(second)) == 16
+    assert list(first) != list(second)
+    images, labels = batches[0]
+    assert images.shape == (4, drawn.SIZE, drawn.SIZE, 3)
+    assert list(labels) == [row % 3 for row in first[:4]]
+
+
+def test_going_on_within_an_epoch_gives_the_same_batches(data_dir):
+    whole = training_batches(source(data_dir), epochs=2)
+    rest = training_batches(source(data_dir), epochs=2, start=6)
+    assert len(rest) == 2
+    for expected, found in zip((whole[6], whole[7]), rest, strict=True):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_each_host_reads_files_of_its_own(data_dir):
+    reader = records.RecordFiles(data_dir, load_manifest(data_dir), "train")
+    seen = []
+    for process in range(2):
+        devices = Devices(count=2, process=process, processes=2)
+        batches = training_batches(source(data_dir), epochs=1, devices=devices)
+        rows = rows_of(batches).reshape(-1, 2, 2)[:, process].ravel()
+        seen.append(set(reader.shards[rows]))
+        assert batches[0][0].shape == (2, drawn.SIZE, drawn.SIZE, 3)
+    assert seen == [{0, 2}, {1}]
+    too_many = Devices(count=4, processes=4)
+    message = "as many files as there are hosts, 4, or more. Received: 3"
+    with pytest.raises(ValueError, match=message):
+        training_batches(source(data_dir), epochs=1, devices=too_many)[0]
+
+
+def test_shuffling_is_within_a_window(data_dir, monkeypatch):
+    monkeypatch.setattr(records, "WINDOW", 1)
+    monkeypatch.setattr(records, "INTERLEAVED", 1)
+    reader = records.RecordFiles(data_dir, load_manifest(data_dir), "train")
+    rows = reader.order(np.arange(18), np.random.RandomState(0), 1, 18)
+    assert (np.diff(reader.shards[rows]) != 0).sum() == 2  # one file after another
+    monkeypatch.setattr(records, "INTERLEAVED", 3)
+    rows = reader.order(np.arange(18), np.random.RandomState(0), 1, 18)
+    assert len(set(reader.shards[rows[:3]])) == 3  # a record of each in turn
+
+
+@pytest.mark.parametrize("options", [{"task": "localization"}, {"record_order": "classes"}])
+def test_what_imagenet_cannot_do(data_dir, options):
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"ImageNet is for classification.*{name}='{value}'"):
+        source(data_dir, **options)
+
+
+def cut_off(folder):
+    for path in (folder / "train-00000-of-00002", folder / "validation-00000-of-00001"):
+        path.write_bytes(path.read_bytes()[:-7])
+    return "2 files in .*train-00000-of-00002 is damaged or cut off at byte .*validation-00000"
+
+
+def damaged_first_record(folder):
+    path = folder / "train-00001-of-00002"
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    return "1 files in .*train-00001-of-00002 is damaged or cut off at byte 12"
+
+
+def missing_file(folder):
+    (folder / "train-00001-of-00002").unlink()
+    (folder / "train-00000-of-00002").rename(folder / "train-00001-of-00002")
+    return "of 2 files like train-00001-of-00002, 1 are missing: numbers 0"
+
+
+def no_validation(folder):
+    (folder / "validation-00000-of-00001").unlink()
+    return "must have files named train-00000-of-01024 and validation-00000-of-00128"
+
+
+def label_out_of_range(folder):
+    (folder / "synsets.txt").write_text("n01\nn02")
+    with (folder / "train-00000-of-00002").open("wb") as file:
+        write_record(file, drawn.record(drawn.photo(0), 3))
+    return r"train-00000-of-00002: a label must be from 1 to 2, as there are 2 classes. Received: 3"
+
+
+def other_class_list(folder):
+    (folder / "synsets.txt").write_text("n02\nn01\nn03")
+    return "train-00000-of-00002: n01 has the label of n02 in the class list"
+
+
+def repeated_class(folder):
+    (folder / "synsets.txt").write_text("n01\nn01\nn03")
+    return "synsets.txt must name two or more classes, each once"
+
+
+def other_schema(folder):
+    with (folder / "train-00000-of-00002").open("wb") as file:
+        write_record(file, drawn.record(drawn.photo(0), 1, theirs=True))
+    return (
+        "train-00000-of-00002: its records have no image/encoded and no image/class/label. "
+        "Found: image, label"
+    )
+
+
+def no_picture(folder):
+    with (folder / "train-00000-of-00002").open("wb") as file:
+        write_record(file, drawn.record(b"no JPEG", 1))
+    return "train-00000-of-00002: an image cannot be decoded"
+
+
+def empty(folder):
+    (folder / "validation-00000-of-00001").write_bytes(b"")
+    return r"must have records for train and validation. Found: {'train': 4, 'validation': 0}"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off, damaged_first_record, missing_file, no_validation, label_out_of_range,
+        other_class_list, repeated_class, other_schema, no_picture, empty,
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):
+    message = damage(broken)
+    with pytest.raises(DatasetError, match=message):
+        index_records(broken, tmp_path / "data", drawn.SIZE)
+    assert not (tmp_path / "data").exists()
+
+
+def test_buckets_are_to_be_mounted(tmp_path):
+    with pytest.raises(DatasetError, match="gs://a/b is no folder of this machine. Mount"):
+        index_records("gs://a/b", tmp_path, 224)
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+        index_records(tmp_path / "nowhere", tmp_path, 224)
+
+
+def test_damage_that_comes_later_is_named(broken, tmp_path):
+    index_records(broken, tmp_path / "data", drawn.SIZE)
+    manifest = load_manifest(tmp_path / "data")
+    path = broken / "train-00001-of-00002"
+    start = int(find_records(path)[1, 0])
+    content = bytearray(path.read_bytes())
+    content[start + 20] ^= 1
+    path.write_bytes(content)
+    reader = records.RecordFiles(tmp_path / "data", manifest, "train")
+    with pytest.raises(DatasetError, match=f"train-00001-of-00002, record at byte {start}: "):
+        reader.read(np.array([0, 3]))
+    path.write_bytes(content[:-1])
+    with pytest.raises(DatasetError, match="missing or damaged: train-00001-of-00002"):
+        load_manifest(tmp_path / "data")
+    (tmp_path / "data" / "index.npz").write_bytes(b"")
+    with pytest.raises(DatasetError, match="index.npz is missing or damaged"):
+        records.RecordFiles(tmp_path / "data", manifest, "train")
+
+
+def test_kept_images_are_small(data_dir):
+    reader = records.RecordFiles(data_dir, load_manifest(data_dir), "validation")
+    thumbnails = records.Thumbnails(reader, side=32)
+    assert len(thumbnails) == 7
+    image = Image.open(io.BytesIO(thumbnails[2]))
+    assert (image.size, image.format) == ((32, 32), "JPEG")
+    expected = cv2.resize(crops.decode(reader.jpeg(2)[0]), (32, 32))
+    assert np.abs(np.asarray(image, float).mean((0, 1)) - expected.mean((0, 1))).max() < 12
