@@ -95,18 +95,39 @@ def test_two_devices_are_as_one(continued, losses_of_one, backend):
 @pytest.mark.slow
 def test_two_processes_are_as_one(continued, losses_of_one):
     config = continued("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cluster = {
-        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
-        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-    }
-    options = {"before": JOIN, "recipe": GENTLE, **cluster}
+    options = {"before": JOIN, "recipe": GENTLE, **two_processes()}
     processes = [
         start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
     ]
     np.testing.assert_allclose(losses_of(config, *processes), losses_of_one, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_where_one_process_is_stopped_all_stop_with_a_checkpoint(continued, losses_of_one):
+    config = continued("stopped")
+    options = {"before": JOIN, "recipe": GENTLE, **two_processes()}
+    processes = [
+        start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
+    ]
+    assert stop_after_a_checkpoint(processes[1], config, signal.SIGTERM)
+    logs = [process.communicate()[0] for process in processes]
+    assert all("TrainingError: Stopped by SIGTERM after epoch" in log for log in logs), logs
+    options |= two_processes()
+    processes = [
+        start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
+    ]
+    np.testing.assert_allclose(losses_of(config, *processes), losses_of_one, rtol=1e-4)
+
+
+def two_processes():
+    """The variables that bring two processes of this machine together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    }
 
 
 def test_unknown_distribution():

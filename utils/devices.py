@@ -46,6 +46,18 @@ class Devices:
 
         return tuple(int(n) for n in broadcast_one_to_all(np.array(numbers)))
 
+    def is_preempted(self, step: int) -> bool:
+        """Whether one of several processes has got SIGTERM: true in all of them at the same step.
+
+        Args:
+            step: of the training; to be asked by all processes after each step.
+        """
+        if self.processes == 1:
+            return False
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        return reached_preemption_sync_point(step)
+
 
 def find_devices(distribution: str = "auto") -> Devices:
     """The devices to train on.

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from utils import tfrecord
 from utils.data.archives import DOWNLOAD_CACHE, DatasetError, check_disk
+from utils.data.imagenet.records import RecordFiles, Thumbnails
 from utils.data.manifest import Manifest, file_sha256, manifest_sha256
 from utils.data.write_records import EDGES, MASK
 from utils.files import READ_ONLY, locked, replacing, write_advice
@@ -95,7 +96,7 @@ def open_arrays(data_dir: str | os.PathLike, manifest: Manifest, prefix: str) ->
 
 def encoded_images(
     data_dir: str | os.PathLike, manifest: Manifest, split: str = "val"
-) -> list[bytes]:
+) -> Sequence[bytes]:
     """The JPEG bytes of the images that a run reports on, in the order in which it does.
 
     Args:
@@ -104,8 +105,10 @@ def encoded_images(
         split: "val" or "holdout".
 
     Returns:
-        List of bytes.
+        Sequence of bytes; of ImageNet small ones, made when they are asked for.
     """
+    if manifest["dataset"] == "imagenet":
+        return Thumbnails(RecordFiles(data_dir, manifest, "validation"))
     held_out = set(manifest["holdout"])
     return [
         _bytes(example, "image/encoded")

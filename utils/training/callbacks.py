@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from utils import environment
+from utils.devices import Devices
 from utils.training.config import ResolvedConfig
 from utils.training.results import REPORTED
 from utils.training.run_folder import TrainState
@@ -141,6 +142,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps: per epoch.
         save: writes a checkpoint.
         signals: names of those caught so far, see `held_back_signals`.
+        devices: that train together; all of them end where one of their processes gets a signal.
         together: steps that one program trains; between them nothing can be saved.
     """
 
@@ -151,16 +153,19 @@ class Checkpoints(keras.callbacks.Callback):
         steps: int,
         save: Callable[[], None],
         signals: list[str],
+        devices: Devices,
         together: int = 1,
     ) -> None:
         super().__init__()
-        self.together = together
+        self.together, self.devices = together, devices
         self.state, self.steps, self.save, self.signals = state, steps, save, signals
         self.epochs, self.every = config.epochs, config.checkpoint_steps(steps)
         self.saved = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves within an epoch; at its end the evaluation comes first."""
+        if self.devices.is_preempted(self.state.epoch * self.steps + self.state.step):
+            self.signals.append("SIGTERM")
         if self.state.step < self.steps and self._is_due():
             check_finite(logs["loss"])
             if keras.backend.backend() == "jax":
@@ -237,7 +242,7 @@ def held_back_signals(processes: int = 1) -> Iterator[list[str]]:
     """Holds back SIGTERM and Ctrl-C.
 
     Args:
-        processes: that train together; several end at once, as they could not at the same step.
+        processes: that train together; those of several are left to `Devices.is_preempted`.
 
     Yields:
         A list to which the first one's name is added. A second one acts as it always does.

@@ -3,7 +3,7 @@
 import io
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def save_predictions(
     probabilities: np.ndarray,
     labels: np.ndarray,
     manifest: Manifest,
-    images: list[bytes],
+    images: Sequence[bytes],
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> None:

@@ -145,7 +145,7 @@ def _fit(
                     validation_freq=config.evaluated_epochs,
                     callbacks=[
                         Measurements(config, state, steps, sums, end_epoch, together),
-                        Checkpoints(config, state, steps, save, signals, together),
+                        Checkpoints(config, state, steps, save, signals, devices, together),
                         *_callbacks_of(config, state),
                     ],
                     shuffle=False,  # the batches come shuffled
