@@ -68,9 +68,13 @@ def test_numbers_as_yaml_reads_them():
     ("name", "value", "text"),
     [
         ("preset", "huge", "simple, medium, complex"),
-        ("dataset", "imagenet", "dataset must be one of tiny-imagenet, tiny-shapes"),
+        ("dataset", "cifar", "dataset must be one of tiny-imagenet, tiny-shapes"),
         ("recipe", "best", "recipe must be one of course, tuned"),
-        ("recipe", "report", "one of course, tuned. report is called course now."),
+        (
+            "recipe",
+            "report",
+            "one of course, tuned, paper, paper-long. report is called course now.",
+        ),
         ("task", "detection", "task must be one of classification, localization, segmentation"),
         ("stem", "quarter", "stem must be one of imagenet, half, full"),
         ("precision", "mixed_float16", "one of float32, mixed_bfloat16, auto"),
@@ -78,7 +82,7 @@ def test_numbers_as_yaml_reads_them():
         ("record_order", "shufled", "record_order must be one of shuffled, classes"),
         ("kind", "benchmark", "kind must be one of train, ablation"),
         ("distribution", "all", "distribution must be one of auto, none"),
-        ("optimizer", "lion", "optimizer must be one of sgd, adam, adamw, rmsprop, muon"),
+        ("optimizer", "lion", "optimizer must be one of sgd, momentum, adam, adamw, rmsprop, muon"),
         ("down_sampling", "stride", "max_pool, max_pool_3x3, average_pool, convolution"),
         ("activation", "sin", "relu, silu, gelu"),
         ("epochs", 0, "epochs must be a whole number of at least 1"),
@@ -354,8 +358,8 @@ class TestOwnPictures:
         [
             ({"archive": None}, "archive must be the folder, zip or tar of class folders with the "
              "pictures. Received: archive=None"),
-            ({"task": "localization"}, "task must be classification for dataset folder: class "
-             "folders have no boxes and no masks. Received: task='localization'"),
+            ({"task": "localization"}, "task must be classification for dataset folder, which "
+             "has no boxes and no masks here. Received: task='localization'"),
             ({"image_size": 100}, "image_size must be from 32 to 512 and a multiple of the "
              "network's total stride, 32 with stem='imagenet'; nearest: 96 and 128. "
              "Received: image_size=100"),
@@ -367,7 +371,7 @@ class TestOwnPictures:
             ({"preset": "resnet50", "image_size": 513}, "nearest: 511 and 512."),
             ({"val_share": 1}, "val_share must be a number in (0, 1). Received: 1"),
             ({"dataset": "tiny-shapes", "image_size": 32}, "image_size must be None for any "
-             "dataset but folder. Received: dataset='tiny-shapes'"),
+             "dataset but folder and imagenet. Received: dataset='tiny-shapes'"),
         ],
     )  # fmt: skip
     def test_what_is_refused(self, changes, text):

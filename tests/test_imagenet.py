@@ -6,6 +6,7 @@ import cv2
 import imagenet_records as drawn
 import numpy as np
 import pytest
+import runs
 from PIL import Image
 
 from utils.data.archives import DatasetError
@@ -13,8 +14,13 @@ from utils.data.imagenet import crops, records
 from utils.data.imagenet.index import index_records
 from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.pipeline import Source, evaluation_batches, training_batches
+from utils.data.prepare import prepare_dataset
 from utils.devices import Devices
 from utils.tfrecord import find_records, write_record
+from utils.training import callbacks
+from utils.training.config import RunConfig
+from utils.training.predictions import load_predictions
+from utils.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +287,62 @@ def test_kept_images_are_small(data_dir):
     assert (image.size, image.format) == ((32, 32), "JPEG")
     expected = cv2.resize(crops.decode(reader.jpeg(2)[0]), (32, 32))
     assert np.abs(np.asarray(image, float).mean((0, 1)) - expected.mean((0, 1))).max() < 12
+
+
+def test_an_index_is_made_once_and_again_where_the_records_have_moved(broken, tmp_path, capsys):
+    first = prepare_dataset("imagenet", tmp_path / "data", archive=broken, image_size=drawn.SIZE)
+    made = (tmp_path / "data" / "index.npz").stat().st_mtime_ns
+    assert prepare_dataset("imagenet", tmp_path / "data", archive=broken) == first
+    assert prepare_dataset("imagenet", tmp_path / "data") == first
+    assert (tmp_path / "data" / "index.npz").stat().st_mtime_ns == made
+    moved = broken.rename(tmp_path / "moved")
+    with pytest.raises(DatasetError, match="missing or damaged: train-00000-of-00002"):
+        prepare_dataset("imagenet", tmp_path / "data")
+    again = prepare_dataset("imagenet", tmp_path / "data", archive=moved, image_size=drawn.SIZE)
+    assert manifest_sha256(again) == manifest_sha256(first)
+    assert again["records"] == str(moved)
+    other = drawn.write_shards(tmp_path / "other", (2, 3), (2,))
+    with pytest.raises(DatasetError, match="holds the index of other records than those in"):
+        prepare_dataset("imagenet", tmp_path / "data", archive=other, image_size=drawn.SIZE)
+    assert load_manifest(tmp_path / "data") == again
+    with pytest.raises(DatasetError, match="holds imagenet with image_size=64, not image_size=96"):
+        prepare_dataset("imagenet", tmp_path / "data", archive=moved, image_size=96)
+    with pytest.raises(DatasetError, match="holds no index yet; give the archive"):
+        prepare_dataset("imagenet", tmp_path / "new")
+
+
+def test_the_config_of_a_run():
+    config = RunConfig(dataset="imagenet", archive="records", recipe="paper", preset="fishnet150")
+    assert config.data_options == {"image_size": 224}
+    resolved = config.resolve()
+    assert resolved.data_dir == "data/imagenet"
+    assert resolved.run_dir == "runs/imagenet-fishnet150-paper-100ep-seed0"
+    assert (resolved.epochs, resolved.batch_size) == (100, 256)
+    smaller = RunConfig(dataset="imagenet", archive="records", image_size=160)
+    assert smaller.resolve().data_dir == "data/imagenet-160"
+    assert smaller.run_id == "imagenet-simple-tuned-8ep-image-size-160-seed0"
+    for changes, message in (
+        ({"archive": None}, "archive must be the folder of ImageNet's TFRecords"),
+        ({"val_share": 0.2}, "val_share must be None for any dataset but folder"),
+        ({"image_size": 100}, "image_size must be .* nearest: 96 and 128. Received"),
+        ({"task": "localization"}, "task must be classification for dataset imagenet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RunConfig(**{"dataset": "imagenet", "archive": "records", **changes})
+
+
+@pytest.mark.tracing
+def test_a_training_goes_on_bit_equal_within_an_epoch(
+    make_config, killed, data_dir, monkeypatch, tmp_path
+):
+    options = {"dataset": "imagenet", "data_dir": str(data_dir), "recipe": "paper"}
+    options |= {"batch_size": 4, "epochs": 2, "image_size": drawn.SIZE}
+    whole = train(make_config("whole", **options))
+    assert whole["dataset"]["name"] == "imagenet"
+    cut = make_config("cut", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+        killed(cut, 1, step=2)
+    assert runs.learned(train(cut)) == runs.learned(whole)
+    kept = load_predictions(tmp_path / "whole" / "whole.npz")
+    assert list(kept["labels"]) == [(18 + i) % 3 for i in range(7)]

@@ -16,8 +16,8 @@ SPLITS = ("val", "holdout")  # what a run reports on
 MANIFEST = "manifest.json"
 SCHEMA = 2
 # Added by schema 2: the dataset's options, a digest of all records whatever their shards, and where
-# they are if elsewhere.
-_ADDED = ("options", "records_sha256", "records")
+# they are, if elsewhere, with the digest of their index.
+_ADDED = ("options", "records_sha256", "records", "index_sha256")
 
 Manifest = dict[str, Any]
 Options = dict[str, Any]  # numbers that a dataset is drawn or prepared with, by name

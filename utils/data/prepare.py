@@ -11,6 +11,7 @@ from utils.data.datasets import folder, tiny_shapes
 from utils.data.datasets.folder import files_sha256, read_folder
 from utils.data.datasets.layout import Layout
 from utils.data.datasets.tiny_imagenet import read_layout
+from utils.data.imagenet import index
 from utils.data.manifest import (
     DATASETS,
     MANIFEST,
@@ -32,6 +33,7 @@ DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {
     "tiny-shapes": tiny_shapes.DEFAULT_OPTIONS,
     "folder": folder.DEFAULT_OPTIONS,
+    "imagenet": index.DEFAULT_OPTIONS,
 }
 REMEDY = "choose another output_dir"
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
@@ -53,14 +55,16 @@ def prepare_dataset(
 
     Args:
         dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
-            "folder" converts an `archive` with a folder of pictures for each class.
+            "folder" converts an `archive` with a folder of pictures for each class; "imagenet"
+            leaves the records of the folder `archive` where they are and writes their index.
         data_dir: Folder of the records.
         archive: See `convert`; None: Tiny ImageNet's official address. Not used for "tiny-shapes".
         sha256: See `convert`.
         train_shards: See `convert`.
         validation_shards: See `convert`.
         **options: Of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
-            `folder.read_folder`. What is not passed may be anything in records that are there.
+            `folder.read_folder`; of "imagenet", `image_size`. What is not passed may be anything in
+            records that are there.
 
     Returns:
         The manifest.
@@ -80,6 +84,8 @@ def prepare_dataset(
     found = _find_manifest(Path(data_dir))
     if found:
         _check_dataset(data_dir, found, dataset, options)
+    if dataset == "imagenet":
+        return _index(archive, Path(data_dir), found, {**usual, **options})
     if dataset == "tiny-imagenet":
         return convert(
             archive or OFFICIAL_URL,
@@ -139,6 +145,17 @@ def convert(
         if str(archive).endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
     return _build("tiny-imagenet", archive, Path(output_dir), sha256, shards, found, {})
+
+
+def _index(
+    archive: str | os.PathLike | None, data_dir: Path, found: Manifest | None, options: Options
+) -> Manifest:
+    """The index of ImageNet's records, made anew only where they are elsewhere by now."""
+    if found and (archive is None or os.path.abspath(archive) == found["records"]):
+        return load_manifest(data_dir)  # which looks whether they are there
+    if archive is None:
+        raise DatasetError(f"{data_dir} holds no index yet; give the archive, the records' folder.")
+    return index.index_records(archive, data_dir, known=found, **options)
 
 
 def _check_shards(train: int | None, validation: int | None) -> Shards:

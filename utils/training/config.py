@@ -61,7 +61,14 @@ FOLDER_DEFAULTS: dict[str, typing.Any] = {
     "image_size": 64,
     "val_share": 0.1,
 }
-DEFAULTS = {"tiny-shapes": SHAPES_DEFAULTS, "folder": FOLDER_DEFAULTS}  # of a run, by dataset
+# Of a run, by dataset.
+DEFAULTS: dict[str, dict[str, typing.Any]] = {
+    "tiny-shapes": SHAPES_DEFAULTS,
+    "folder": FOLDER_DEFAULTS,
+    "imagenet": {"image_size": 224},
+}
+# What is prepared with these, and then needs to be told its archive.
+DATA_OPTIONS = {"folder": ("image_size", "val_share"), "imagenet": ("image_size",)}
 
 _COUNT = ("a whole number of at least 1", lambda value: value >= 1)
 _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
@@ -108,7 +115,7 @@ class RunConfig:
     # what most runs are told
     preset: str = "simple"  # a name in `utils.models.presets.PRESETS`
     recipe: str = "tuned"  # a name in `utils.training.recipes.RECIPES`
-    dataset: str = "tiny-imagenet"  # or "tiny-shapes"; or "folder", one's own pictures
+    dataset: str = "tiny-imagenet"  # or "tiny-shapes", "imagenet"; or "folder", one's own pictures
     task: str = "classification"  # or "localization", a box too; "segmentation", pixels
     epochs: int | None = None  # None: the recipe's; on tiny-shapes 8, folder 30
     batch_size: int | None = None  # of a step; None: the recipe's; on tiny-shapes 64, folder 32
@@ -145,7 +152,7 @@ class RunConfig:
     image_sizes: str | None = None  # in training, and their shares of it, as "32x14-48x6-64x2"
 
     # data
-    image_size: int | None = None  # of dataset folder, in pixels; None: 64
+    image_size: int | None = None  # of folder and imagenet, in pixels; None: 64, or 224
     val_share: float | None = None  # of it without a split: the share to validate with; None: 0.1
     fraction: float = 1.0  # of the training images that are used
     split: str = "val"  # what is reported on; "holdout" leaves its images out of training
@@ -175,7 +182,7 @@ class RunConfig:
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task)
-        self._check_folder()
+        self._check_dataset()
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "
@@ -192,25 +199,27 @@ class RunConfig:
                 f"validation loss. Received: evaluate_every={self.evaluate_every}"
             )
 
-    def _check_folder(self) -> None:
-        """Refuses what only one's own pictures have, what they lack, and sizes of no network."""
-        if self.dataset != "folder":
-            given = [name for name in ("image_size", "val_share") if getattr(self, name)]
-            if given:
+    def _check_dataset(self) -> None:
+        """Refuses options and tasks that a dataset does not have, and sizes of no network."""
+        options = DATA_OPTIONS.get(self.dataset, ())
+        for name, datasets in (("image_size", "folder and imagenet"), ("val_share", "folder")):
+            if name not in options and getattr(self, name):
                 raise ValueError(
-                    f"{' and '.join(given)} must be None for any dataset but folder. "
+                    f"{name} must be None for any dataset but {datasets}. "
                     f"Received: dataset={self.dataset!r}"
                 )
+        if not options:
             return
         if not (self.archive or self.data_dir):
-            raise ValueError(
-                "archive must be the folder, zip or tar of class folders with the pictures. "
-                "Received: archive=None"
-            )
+            what = {
+                "folder": "folder, zip or tar of class folders with the pictures",
+                "imagenet": "folder of ImageNet's TFRecords",
+            }[self.dataset]
+            raise ValueError(f"archive must be the {what}. Received: archive=None")
         if self.task != "classification":
             raise ValueError(
-                "task must be classification for dataset folder: class folders have no boxes and "
-                f"no masks. Received: task={self.task!r}"
+                f"task must be classification for dataset {self.dataset}, which has no boxes and "
+                f"no masks here. Received: task={self.task!r}"
             )
         check_image_size(self.data_options["image_size"], self.network, self.stem)
 
@@ -261,7 +270,7 @@ class RunConfig:
     def _data_name(self, options: bool = True) -> str:
         """What distinguishes the records; of one's own pictures their place, and the options."""
         if self.dataset != "folder":
-            return self.dataset
+            return self.dataset + (f"-{self.image_size}" if options and self.image_size else "")
         place = str(self.archive or self.data_dir)
         place = place if "://" in place else os.path.abspath(place)
         digest = hashlib.sha256(place.encode()).hexdigest()[:6]
@@ -274,12 +283,9 @@ class RunConfig:
     @property
     def data_options(self) -> dict[str, typing.Any]:
         """What `utils.data.prepare.prepare_dataset` is to be told beside the archive."""
-        if self.dataset != "folder":
-            return {}
-        return {
-            name: getattr(self, name) or FOLDER_DEFAULTS[name]
-            for name in ("image_size", "val_share")
-        }
+        usual = DEFAULTS.get(self.dataset, {})
+        names = DATA_OPTIONS.get(self.dataset, ())
+        return {name: getattr(self, name) or usual[name] for name in names}
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""

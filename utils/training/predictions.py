@@ -111,7 +111,7 @@ def is_kept(result: dict[str, Any]) -> bool:
     Those of drawn images and of one's own pictures stay in its folder.
     """
     dataset = result["dataset"]
-    real = not dataset["synthetic"] and dataset["name"] != "folder"
+    real = not dataset["synthetic"] and dataset["name"] not in ("folder", "imagenet")
     return result["kind"] == "train" and real
 
 

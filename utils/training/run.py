@@ -252,7 +252,8 @@ def compiled_model(
 
 
 def _on_device(config: ResolvedConfig, devices: Devices) -> bool:
-    return keeps_images(config.task, devices) and not config.eager
+    in_memory = config.dataset != "imagenet"
+    return in_memory and keeps_images(config.task, devices) and not config.eager
 
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:

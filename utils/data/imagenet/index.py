@@ -15,16 +15,28 @@ from utils import tfrecord
 from utils.data.archives import DatasetError
 from utils.data.imagenet.crops import decode
 from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, Layout, label_of
-from utils.data.manifest import SCHEMA, Manifest, file_sha256, write_manifest
+from utils.data.manifest import (
+    SCHEMA,
+    Manifest,
+    file_sha256,
+    manifest_sha256,
+    write_manifest,
+)
 from utils.files import replacing
 
 CLASS_LISTS = ("synsets.txt", "label.labels.txt")  # a class per line, in the order of the labels
+DEFAULT_OPTIONS = {"image_size": 224}
 WORDS = "words.txt"  # a class, a tab and its words per line
 CLASSES = 1000  # where there is no such list
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pixels
 
 
-def index_records(folder: str | os.PathLike, data_dir: str | os.PathLike, size: int) -> Manifest:
+def index_records(
+    folder: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    image_size: int,
+    known: Manifest | None = None,
+) -> Manifest:
     """Looks at all records of a folder and writes where they are; nothing if one of them is bad.
 
     Of each record the length is read, of the first of each file all of it.
@@ -33,14 +45,15 @@ def index_records(folder: str | os.PathLike, data_dir: str | os.PathLike, size: 
         folder: With the files of train and validation, in a layout of `LAYOUTS`. A class list of
             `CLASS_LISTS` there says how many classes there are; otherwise it is 1,000.
         data_dir: Folder for the manifest and the index.
-        size: Of the images that a network is to be given, in pixels.
+        image_size: Of the images that a network is to be given, in pixels.
+        known: The manifest that is there, of the same records elsewhere.
 
     Returns:
         The manifest.
 
     Raises:
         DatasetError: No folder of this machine, a file is missing or cut off, is of another schema,
-            or a label is outside of the class list.
+            or a label is outside of the class list; or these are others than `known` is of.
     """
     if "://" in str(folder):
         raise DatasetError(
@@ -73,11 +86,12 @@ def index_records(folder: str | os.PathLike, data_dir: str | os.PathLike, size: 
     images = {prefix: len(index[f"{prefix}_shards"]) for prefix in shards}
     if not all(images.values()):
         raise DatasetError(f"{folder} must have records for train and validation. Found: {images}")
-    return _write(Path(data_dir), index, {
+    manifest = {
         "schema": SCHEMA,
         "dataset": "imagenet",
         "synthetic": False,
-        "image_size": size,
+        "image_size": image_size,
+        "options": {"image_size": image_size},
         "counts": {**images, "holdout": 0},
         "classes": classes,
         "words": words,
@@ -87,7 +101,13 @@ def index_records(folder: str | os.PathLike, data_dir: str | os.PathLike, size: 
         "shards": described,
         "layout": LAYOUTS.index(layout),
         "records": str(folder),
-    })  # fmt: skip
+    }
+    if known and manifest_sha256(known) != manifest_sha256(manifest):
+        raise DatasetError(
+            f"{data_dir} holds the index of other records than those in {folder}; choose another "
+            "data_dir."
+        )
+    return _write(Path(data_dir), index, manifest)
 
 
 def _write(data_dir: Path, index: dict[str, np.ndarray], manifest: Manifest) -> Manifest:
