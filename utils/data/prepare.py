@@ -10,6 +10,7 @@ from utils.data.archives import Archive, DatasetError, check_disk, is_system_fil
 from utils.data.datasets import folder, tiny_shapes
 from utils.data.datasets.folder import files_sha256, read_folder
 from utils.data.datasets.layout import Layout
+from utils.data.datasets.parquet import unpack_parquet
 from utils.data.datasets.tiny_imagenet import read_layout
 from utils.data.imagenet import index
 from utils.data.manifest import (
@@ -120,7 +121,8 @@ def convert(
     for, it is rebuilt, but only from the data that it was made from.
 
     Args:
-        archive: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL. In place of the
+        archive: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, also one of the parquet
+            files of zh-plus/tiny-imagenet (see `datasets.parquet`), or a URL. In place of the
             official URL a file of its name in `data/`, or a tar of it, is taken if there is one.
         output_dir: Folder of the records: new, empty or of an earlier conversion.
         sha256: Expected digest of the archive file; the official URL has its own.
@@ -290,8 +292,10 @@ def _build(
                 check_disk(target, os.path.getsize(archive), REMEDY)
             built = Path(scratch, "records")
             built.mkdir()
-            marker = None if dataset == "folder" else "wnids.txt"
+            parquet = dataset == "tiny-imagenet" and _has_parquet(Path(archive))
+            marker = None if parquet or dataset == "folder" else "wnids.txt"
             with open_archive(archive, scratch, sha256=sha256, marker=marker) as source:
+                source = unpack_parquet(source) if parquet else source
                 layout = _layout_of(dataset, source, options)
                 description = describe_layout(layout, options)
                 _check_same_data(output_dir, found, description, archive)
@@ -309,6 +313,10 @@ def _build(
             with contextlib.suppress(OSError):
                 target.rmdir()  # where it is still empty
     return manifest
+
+
+def _has_parquet(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet"))
 
 
 def _layout_of(dataset: str, source: Archive, options: Options) -> Layout:

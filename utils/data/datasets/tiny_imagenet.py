@@ -9,7 +9,7 @@ val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
 .../masks/*.png                     beside images/, optional: 0 background, 1 + class index
 
 Taken as well is what has been sorted for ImageFolder: train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or
-val/<wnid>/images/*.JPEG, whose validation images then have no boxes.
+val/<wnid>/images/*.JPEG, whose validation images then have no boxes: all else is the same.
 """
 
 import functools
@@ -74,7 +74,10 @@ def read_layout(source: Archive) -> Layout:
         OFFICIAL if digest == OFFICIAL_CLASSES_SHA256 else f"{OFFICIAL}-like",
         classes,
         [words.get(wnid, wnid) for wnid in classes],
-        {split: sorted(images) for split, images in splits.items()},
+        {
+            "train": sorted(splits["train"]),
+            "validation": sorted(splits["validation"], key=lambda image: image.filename),
+        },
         IMAGE_SIZE,
         functools.partial(read_checked_image, classes=len(classes)),
     )

@@ -1,0 +1,79 @@
+"""A small set of real pictures to try with: photographs of Tux Paint's stamps, in class folders.
+
+Some 220 photographs of things that were cut out, in seven classes of 18 to 64. They are in the
+Debian package tuxpaint-stamps-default (GPL-2), which Ubuntu and Colab have as well.
+
+Source: https://tuxpaint.org/stamps
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from utils.data.archives import DatasetError
+
+PACKAGE = "tuxpaint-stamps-default"  # 161 MB
+STAMPS = "usr/share/tuxpaint/stamps"  # in the package
+CLASSES = {
+    "birds": "animals/birds",
+    "flowers": "plants/flowers",
+    "fruit": "food/fruit",
+    "household": "household",
+    "mammals": "animals/mammals",
+    "vegetables": "food/vegetables",
+    "vehicles": "vehicles",
+}
+NO_PHOTOGRAPHS = {"cartoon", "toys", "plastic"}  # folders
+
+
+def fetch_stamps(folder: str | os.PathLike) -> Path:
+    """Downloads the package and sorts its photographs, unless that has been done.
+
+    Args:
+        folder: Of the class folders.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        DatasetError: Where there is no Debian or Ubuntu, or no network.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stamps-", dir=folder.parent) as scratch:
+        try:
+            subprocess.run(["apt-get", "download", PACKAGE], cwd=scratch, check=True)
+            (package,) = Path(scratch).glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", package.name, "."], cwd=scratch, check=True)
+        except (OSError, subprocess.CalledProcessError, ValueError) as error:
+            raise DatasetError(
+                f"{PACKAGE} was not downloaded ({error}); give a folder of pictures of your own, "
+                "or on Debian or Ubuntu run apt-get update first."
+            ) from error
+        sorted_pictures = sort_stamps(Path(scratch, STAMPS), Path(scratch, "sorted"))
+        sorted_pictures.replace(folder)
+    return folder
+
+
+def sort_stamps(stamps: Path, folder: Path) -> Path:
+    """Copies the photographs of the classes.
+
+    Args:
+        stamps: The package's folder of them.
+        folder: Of the class folders.
+
+    Returns:
+        `folder`.
+    """
+    for name, place in CLASSES.items():
+        target = folder / name
+        target.mkdir(parents=True)
+        for picture in sorted((stamps / place).rglob("*.png")):
+            parts = picture.relative_to(stamps).parts
+            if not NO_PHOTOGRAPHS.intersection(parts):
+                shutil.copy(picture, target / "-".join(parts))
+    return folder
