@@ -60,6 +60,13 @@ def test_committed_figures_are_small_and_used():
     }
 
 
+@pytest.mark.parametrize("path", sorted(Path("figures").glob("*.pdf")), ids=lambda path: path.stem)
+def test_the_smallest_text_of_a_chart_is_7_points_in_the_report(path):
+    width = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", path.read_bytes())[1])
+    text_width = (21 - 2 * 2.5) / 2.54 * 72  # of report/parts/style.typ
+    assert style.SMALL * text_width / width >= 7
+
+
 def charts_of_the_report():
     sources = "".join(path.read_text() for path in Path("report/parts").glob("*.typ"))
     return re.findall(r'drawn\("([\w-]+)\.pdf"', sources)
@@ -158,6 +165,7 @@ def test_size_shows_the_longest_runs_and_each_name_once(rows):
     names = ["simple", "medium", "complex", "course report's ResNet"]
     others = [f"{row.name}, {row.epochs} ep." for row in LITERATURE.itertuples()]
     assert texts(axes) == [*epochs, *names, *others]
+    assert {"1 M", "10 M"} <= set(ticks(axes.xaxis))
 
 
 def test_imagenet_shows_errors_by_family():
@@ -214,6 +222,7 @@ def test_gradient_norms_have_a_panel_each():
     assert [axes.get_title() for axes in panels] == [*titles[:2], "residual network, trained"]
     first, second, third = (axes.patches[0].get_facecolor() for axes in panels)
     assert first == second != third
+    assert {"0.1", "1"} <= set(ticks(panels[0].yaxis))
     assert [patch.get_height() for patch in panels[0].patches] == [0.1, 2.0]
     assert not empty.axison
 

@@ -85,6 +85,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     axes.set(xscale="log", ylim=(0, 0.8), xlabel="trainable parameters")
     axes.set(ylabel="validation top-1")
     axes.set_xlim(3.5e5, 1.2e8)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")  # powers are too small to read
     percent(axes.yaxis)
     kinds = {
         "this project, recipe tuned": (OURS, "0.35"),
@@ -318,6 +319,7 @@ def plot_gradient_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
         parts = [part.replace("_", " ") for part in by_part]
         axes.bar(parts, by_part.values(), color=colors[title.partition(", ")[0]])
         axes.set(title=label_of(title), yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.tick_params(axis="x", rotation=90, labelsize=SMALL)
         axes.grid(visible=False, axis="x")
     figure.supylabel("norm of gradient / norm of weights", fontsize=9)
