@@ -187,6 +187,11 @@ def test_defaults_and_names():
     assert (shapes.batch_size, shapes.data_dir) == (64, "data/tiny-shapes")
     assert shapes.results_dir == shapes.run_dir == "runs/tiny-shapes-simple-tuned-8ep-seed0"
     assert shapes.result_file == Path(shapes.run_dir, f"{shapes.run_id}.json")
+    on_a_drive = RunConfig(runs_dir="/content/drive/My Drive/runs/").resolve()
+    assert on_a_drive.run_dir == "/content/drive/My Drive/runs/simple-tuned-8ep-seed0"
+    assert on_a_drive.results_dir == on_a_drive.run_dir
+    assert on_a_drive.command.endswith(" -p runs_dir '/content/drive/My Drive/runs/'")
+    assert not on_a_drive.differences(RunConfig().resolve().identity())
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from utils.data.pipeline import Source, evaluation_batches, training_batches
 from utils.data.prepare import prepare_dataset
 from utils.devices import Devices
 from utils.tfrecord import find_records, write_record
-from utils.training import callbacks
 from utils.training.config import RunConfig
+from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
 from utils.training.run import train
 

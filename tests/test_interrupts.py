@@ -30,7 +30,7 @@ import os, sys, time
 os.chdir({root!r})
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from utils.training import callbacks
+from utils.training.loop import callbacks
 
 def begin(self, batch, logs=None):
     Path({run_dir!r}, "steps").write_text(str(self.state.epoch * self.steps + batch))

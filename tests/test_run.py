@@ -8,14 +8,17 @@ import keras
 import numpy as np
 import pytest
 import runs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from utils.data.archives import DatasetError
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
 from utils.models.presets import PRESETS
-from utils.training import callbacks, recipes
+from utils.training import recipes
 from utils.training.config import RunConfig
+from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
 from utils.training.results import is_reportable, read_result
 from utils.training.run import TrainingError, train
@@ -135,9 +138,13 @@ def test_eager_mode_learns_the_same(make_config):
 
 def test_what_a_run_leaves_behind(make_config, capsys):
     config = make_config(epochs=2, recipe="course", tensorboard=True)
-    result = train(config)
+    watched = []
+    result = train(config, watch=lambda result: watched.append(len(result["history"]["loss"])))
+    assert watched == [0, 1, 2]  # before the first epoch, and after each
     log = capsys.readouterr().out
-    assert log.count("epoch ") == 2
+    assert "small, " in log
+    assert " parameters, by the recipe course on tiny-shapes: 2 epochs of 3 steps" in log
+    assert log.count("\nepoch ") == 2
     val = result["metrics"]
     assert f"| val {val['loss']:.3f} {val['top1']:.1%} {val['top5']:.1%} | lr 0.001 |" in log
     folder = sorted(p.name for p in Path(config.run_dir).iterdir())
@@ -145,7 +152,12 @@ def test_what_a_run_leaves_behind(make_config, capsys):
         "checkpoints", "config.json", "lock", "model.keras", "run.json", "run.npz", "tensorboard",
     ]  # fmt: skip
     written = {p.parent.name for p in Path(config.run_dir, "tensorboard").rglob("events*")}
-    assert written == {"train", "validation"}
+    assert written == {"tensorboard", "train", "validation"}
+    hparams = hparams_of(Path(config.run_dir, "tensorboard"))
+    assert hparams["recipe"].string_value == "course"
+    assert hparams["learning_rate"].number_value == 1e-3  # of the recipe
+    assert hparams["augment"].bool_value is False
+    assert hparams["augment"].HasField("bool_value")
     assert result == json.loads((Path(config.run_dir) / "run.json").read_text())
     assert result["dataset"]["synthetic"]
     assert result["status"] == "complete"
@@ -158,7 +170,8 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
 
     before = (Path(config.run_dir) / "model.keras").stat().st_mtime_ns
-    assert train(config) == result
+    assert train(config, watched.append) == result
+    assert watched.pop() == result
     assert "run is complete; nothing to do" in capsys.readouterr().out
     assert (Path(config.run_dir) / "model.keras").stat().st_mtime_ns == before
 
@@ -170,6 +183,13 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     other = dataclasses.replace(config, seed=3, batch_size=48)
     with pytest.raises(TrainingError, match=r"batch_size: 96 there, 48 now; seed: 0 there, 3 now"):
         train(other)
+
+
+def hparams_of(folder):
+    """What TensorBoard shows as a run's parameters."""
+    found = EventAccumulator(str(folder)).Reload().PluginTagToContent("hparams")
+    parsed = HParamsPluginData.FromString(found["_hparams_/session_start_info"])
+    return parsed.session_start_info.hparams
 
 
 def test_a_run_that_diverges_stops_and_says_so(make_config, monkeypatch):
@@ -254,7 +274,7 @@ def test_global_state_is_put_back(make_config, monkeypatch, fails):
         assert is_op_determinism_enabled()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.training.run.accelerate", fail)
+    monkeypatch.setattr("utils.training.loop.network.accelerate", fail)
     config = make_config(precision="mixed_bfloat16", epochs=1, fast_layers=fails)
     with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
         train(config)

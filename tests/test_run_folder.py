@@ -3,7 +3,12 @@ import errno
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -27,6 +32,18 @@ from utils.training.run_folder import (
 )
 
 pytestmark = pytest.mark.tracing
+
+ROOT = Path(__file__).parents[1]
+SECOND = """
+import fcntl
+from pathlib import Path
+from utils.training import run_folder
+def flock(handle, flags):
+    raise OSError(38, "no locks")
+fcntl.flock, run_folder.LEASE_SECONDS = flock, 0.5
+with run_folder.lock(Path({folder!r})):
+    pass
+"""
 
 
 def variables(value=0.0):
@@ -187,17 +204,55 @@ def test_asking_whether_a_folder_is_in_use_makes_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_a_drive_without_locks_is_named(tmp_path, monkeypatch, capsys, number):
-    def flock(handle, flags):
-        raise OSError(number, os.strerror(number))
+@pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, None], ids=str)
+def drive(request, tmp_path, monkeypatch):
+    """A run's folder on a drive without locks, or whose locks other machines do not see."""
 
-    monkeypatch.setattr("fcntl.flock", flock)
+    def flock(handle, flags):
+        raise OSError(request.param, os.strerror(request.param))
+
+    if request.param:
+        monkeypatch.setattr("fcntl.flock", flock)
+    else:
+        parts = (("/", "ext4"), (str(tmp_path), "fuse.drive"), (str(tmp_path / "other"), "ext4"))
+        mounts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in parts]
+        monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
+    monkeypatch.setattr(run_folder, "LEASE_SECONDS", 0.5)
+    return tmp_path / "My Drive" / "run"
+
+
+def test_a_drive_without_locks_keeps_others_out_too(drive, capsys):
+    with run_folder.lock(drive):
+        assert (drive / "lease").exists()
+        assert capsys.readouterr().out == ""
+        script = [sys.executable, "-c", SECOND.format(folder=str(drive))]
+        second = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+        assert f"Another process is training in {drive}: it holds {drive}/" in second.stderr
+        assert in_use(drive)
+    assert not (drive / "lease").exists()
+    assert not in_use(drive)
+
+
+def test_what_a_machine_that_is_gone_has_left_is_waited_for(drive, capsys):
+    with run_folder.lock(drive):
+        left = (drive / "lease").read_text()
+    (drive / "lease").write_text(left.replace(f"host={socket.gethostname()}", "host=elsewhere"))
+    assert in_use(drive)
+    with run_folder.lock(drive):
+        assert f"host={socket.gethostname()}" in (drive / "lease").read_text()
+    assert "lease says that another process trains here, or has died" in capsys.readouterr().out
+
+
+def test_a_lease_that_is_lost_is_said(drive, capsys):
+    with run_folder.lock(drive):
+        (drive / "lease").unlink()
+        while "no longer held by this process" not in capsys.readouterr().out:
+            time.sleep(0.02)
+
+
+def test_a_drive_of_this_machine_has_a_lock_alone(tmp_path):
     with run_folder.lock(tmp_path / "run"):
-        pass
-    log = capsys.readouterr().out
-    assert f"the drive of {tmp_path}/run/lock has no file locks (" in log
-    assert "Make sure that no other one trains here" in log
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
 def test_more_epochs_are_another_run(make_config):

@@ -22,7 +22,7 @@ from utils import environment
 from utils.analysis.classify import classify, load_classifier
 from utils.data.prepare import prepare_dataset
 from utils.data.pipeline import evaluation_batches
-from utils.training.run import source_of
+from utils.training.loop.network import source_of
 
 folder = sys.argv[1]
 environment.prepare()

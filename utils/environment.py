@@ -11,11 +11,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from utils.progress import repeat_in_terminal
+
 # The public repository. Badges and bootstrap cells repeat it; a test holds them to this line.
 REPOSITORY = "fishnet-keras/fishnet-tiny-imagenet"
 
 # A folder for the shortened runs of the tests; only conftest.py sets it.
 QUICK = os.environ.get("FISHNET_QUICK")
+
+DRIVE = "/content/drive"  # where Colab mounts Google Drive
+WITHOUT_GPU = (
+    "All of it runs without a GPU. Two cores of a server take a quarter of an hour for 03_train as "
+    "it stands, two minutes with dataset = 'tiny-shapes'; 06_search and 07_region_and_pixel take "
+    "hours where they find no results. Colab's two cores take longer: 03_train says how long after "
+    "its first steps. For a GPU: Runtime → Change runtime type → T4 GPU, then start again."
+)
 
 # Colab is itself the notebook server, and nobody runs tests from a cell.
 NOT_IN_A_NOTEBOOK = {"jupyterlab", "papermill", "nbval"}
@@ -49,13 +59,16 @@ def missing_requirements(path: str | os.PathLike = "requirements.txt") -> list[s
 def prepare() -> None:
     """Installs what is missing (in Colab only) and says what the notebook runs on."""
     missing = missing_requirements()
-    if missing and "google.colab" in sys.modules:
+    in_colab = "google.colab" in sys.modules
+    if missing and in_colab:
+        print(f"Installing {', '.join(missing)}: a minute or two.", flush=True)
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
         loaded = [line for line in missing if _module(line) in sys.modules]
         if loaded:
             print(f"Runtime → Restart session, then start again: loaded before is {loaded[0]}.")
     elif missing:
         print(f"Missing or old: {', '.join(missing)}. Try: pip install -r requirements.txt")
+    repeat_in_terminal()
     with _quiet_start():
         from utils.devices import join_processes
 
@@ -66,6 +79,17 @@ def prepare() -> None:
         f"{found['cpu_count']} CPU cores; "
         + (f"GPU: {found['device']}" if has_gpu() else f"no GPU found, using {found['device']}")
     )
+    if in_colab and not has_gpu():
+        print(WITHOUT_GPU)
+
+
+def mount_drive(folder: str | os.PathLike) -> None:
+    """In Colab, connects Google Drive if a folder is to be on it."""
+    on_drive = Path(folder).is_relative_to(DRIVE)
+    if on_drive and "google.colab" in sys.modules and not os.path.ismount(DRIVE):
+        from google.colab import drive
+
+        drive.mount(DRIVE)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EA
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+MOUNTED = ("fuse", "nfs", "cifs", "smb", "9p", "davfs")  # beginnings of types of file systems
 
 
 @contextlib.contextmanager
@@ -39,6 +40,19 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
+
+
+def is_mounted(folder: Path) -> bool:
+    """Whether a folder is on a drive that other machines may write to, such as Google Drive.
+
+    Their locks are not seen here, nor ours there.
+    """
+    import psutil  # here, since whatever writes a JSON imports this module
+
+    path = folder.absolute()
+    drives = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    kinds = (drives[place] for place in (path, *path.parents) if place in drives)
+    return next(kinds, "").startswith(MOUNTED)
 
 
 @contextlib.contextmanager

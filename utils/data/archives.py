@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tqdm import tqdm
+from utils.progress import Bar
 
 # Where downloads are kept: Keras' own cache.
 DOWNLOAD_CACHE = os.environ.get("KERAS_HOME", "~/.keras")
@@ -276,7 +276,7 @@ def _tar_members(
 ) -> Iterator[Member]:
     """Copies each file of the tar into `scratch`; the handle is its place there."""
     with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for info in tqdm(archive, desc="Reading the tar", unit=" files", mininterval=2):
+        for info in Bar(archive, desc="Reading the tar", unit=" files"):
             if info.isdir():
                 yield Member(f"{info.name}/", 0, None)
             elif file := archive.extractfile(info) if info.isreg() else None:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 from PIL import Image
-from tqdm import tqdm
 
 from utils import tfrecord
 from utils.data.archives import DOWNLOAD_CACHE, DatasetError, check_disk
@@ -25,6 +24,7 @@ from utils.data.imagenet.records import RecordFiles, Thumbnails
 from utils.data.manifest import Manifest, file_sha256, manifest_sha256
 from utils.data.write_records import EDGES, MASK
 from utils.files import READ_ONLY, locked, replacing, write_advice
+from utils.progress import Bar
 
 DECODED = "decoded"  # folder beside the records
 INDEX = "index.json"  # of that folder: the manifest's digest and the arrays'
@@ -217,7 +217,7 @@ def _decode(data_dir: Path, manifest: Manifest, prefix: str, folder: Path) -> No
             tempfile.TemporaryDirectory(
                 prefix=".decoding-", dir=folder, ignore_cleanup_errors=True
             ) as scratch,
-            tqdm(total=number, desc="Decoding", unit=" images", mininterval=2) as progress,
+            Bar(total=number, desc="Decoding", unit=" images") as progress,
         ):
             for name in PREFIXES:
                 _write_arrays(data_dir, manifest, name, Path(scratch), progress)
@@ -237,7 +237,7 @@ def _publish(built: Path, folder: Path, digest: str) -> None:
 
 
 def _write_arrays(
-    data_dir: Path, manifest: Manifest, prefix: str, folder: Path, progress: tqdm
+    data_dir: Path, manifest: Manifest, prefix: str, folder: Path, progress: Bar
 ) -> None:
     number, size = manifest["counts"][prefix], manifest["image_size"]
     held_out = set(manifest["holdout"])

@@ -16,13 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils import tfrecord
 from utils.data.archives import Archive, DatasetError
 from utils.data.datasets import tiny_shapes
 from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
 from utils.data.manifest import SCHEMA, Manifest, Options, file_sha256, write_manifest
+from utils.progress import Bar
 
 SHUFFLE_SEED = 2012
 HOLDOUT_SEED = 2018
@@ -95,7 +95,7 @@ def write_records(
     total = sum(len(images) for images in layout.splits.values())
     with (
         ThreadPoolExecutor(READERS) as pool,
-        tqdm(total=total, desc="Converting", unit=" images", mininterval=2) as progress,
+        Bar(total=total, desc="Converting", unit=" images") as progress,
     ):
         for split, images in layout.splits.items():
             histogram = np.zeros(3 * 256, np.int64)
@@ -132,7 +132,7 @@ def _records(
     readings: Iterator[tuple[ImageFile, Future[Read]]],
     layout: Layout,
     unusable: list[UnusableImage],
-    progress: tqdm,
+    progress: Bar,
 ) -> Iterator[tuple[bytes, list[int]]]:
     """Yields the record and the histogram of each image; adds to `unusable` what is not as said."""
     label = {wnid: index + 1 for index, wnid in enumerate(layout.classes)}

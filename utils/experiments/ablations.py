@@ -13,10 +13,10 @@ from utils.data.pipeline import evaluation_batches, feed
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.models.fast_layers import replace_layers
 from utils.training import results
-from utils.training.callbacks import reported
 from utils.training.config import ResolvedConfig, RunConfig
+from utils.training.loop.callbacks import reported
+from utils.training.loop.network import source_of
 from utils.training.optimizers import compile_model
-from utils.training.run import source_of
 
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_patience": 3}
 

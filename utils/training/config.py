@@ -43,9 +43,11 @@ NAMED = (
 
 # Fields that may change when a run is continued: they do not decide its result.
 INCIDENTAL = (
-    "archive", "data_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every",
+    "archive", "data_dir", "runs_dir", "run_dir", "results_dir", "weights_dir", "checkpoint_every",
     "evaluate_every", "distribution", "tensorboard",
 )  # fmt: skip
+
+RUNS = "runs"  # folder of the runs of this checkout
 
 # How order and crops follow from the seed: 1 was tf.data's, which drew each image from a window.
 INPUT = 2
@@ -123,7 +125,8 @@ class RunConfig:
     precision: str = "auto"  # the fastest here (see `train`), or a Keras dtype policy
     archive: str | None = None  # what the records are made from; None: the official address
     data_dir: str | None = None  # folder of the TFRecords; None: data/<what distinguishes them>
-    run_dir: str | None = None  # None: runs/<what distinguishes this run>
+    runs_dir: str = RUNS  # where the folders of runs are; another one has the results, too
+    run_dir: str | None = None  # None: <runs_dir>/<what distinguishes this run>
 
     # network; from width to logits_bn, None is what the preset says
     stem: str = "imagenet"  # stride 4; "half": stride 2; "full": stride 1
@@ -166,9 +169,8 @@ class RunConfig:
     checkpoint_every: int | str | None = None  # epochs; or, for long ones, "500 steps"
     evaluate_every: int = 1  # epochs; the last one is evaluated anyway
     tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
-    results_dir: str | None = (
-        None  # of the JSON; None: report/results or, of drawn and own images, run_dir
-    )
+    # of the JSON; None: report/results or, of drawn and own images and in other runs_dir, run_dir
+    results_dir: str | None = None
     weights_dir: str = "report/weights"  # final weights of real runs, to be committed
 
     def __post_init__(self) -> None:
@@ -262,8 +264,9 @@ class RunConfig:
         parts = [] if self.dataset == "tiny-imagenet" else [self._data_name(options=False)]
         parts += [self.preset, name_in_runs(self.recipe), f"{self.epochs or derived['epochs']}ep"]
         parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
-        derived["run_dir"] = "runs/" + "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
-        if self.dataset != "tiny-imagenet":
+        name = "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
+        derived["run_dir"] = f"{self.runs_dir.rstrip('/')}/{name}"
+        if self.dataset != "tiny-imagenet" or self.runs_dir != RUNS:
             derived["results_dir"] = self.run_dir or derived["run_dir"]
         return derived
 
@@ -300,7 +303,7 @@ class RunConfig:
 
     @property
     def result_file(self) -> Path:
-        """Where the result JSON is. A run on drawn or own images stays in its folder."""
+        """Where the result JSON is. A run on drawn or own images, or on a drive, keeps its own."""
         return result_path(self.resolve().results_dir, self.run_id)
 
     @property

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
+from filelock import AcquireReturnProxy, SoftFileLease, Timeout
 
-from utils.files import locked, replacing
+from utils.files import is_mounted, locked, replacing
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
 
 LOCK = "lock"
+LEASE = "lease"  # a file that is touched again and again, where there are no locks
+LEASE_SECONDS = 120.0  # after which a lease that nobody has touched is void
 STATE = "state"  # name of the JSON among a checkpoint's arrays
 KEPT = 2  # checkpoints
 
@@ -45,11 +47,16 @@ class DamagedCheckpoint(CheckpointError):
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, wait: bool = True) -> Iterator[None]:
     """Keeps other processes out of a folder; the system opens it again if this one dies.
 
+    On a drive without locks, or one that other machines write to (Google Drive), it is a lease: a
+    file that this process touches again and again. If it dies, the next one waits until the lease
+    has not been touched for `LEASE_SECONDS`; on the same machine it sees that at once.
+
     Args:
-        folder: made when missing. Where its drive has no locks, a warning is all there is.
+        folder: made when missing.
+        wait: whether to wait for a lease that may be void.
 
     Raises:
         TrainingError: another process is in it, or it cannot be made.
@@ -59,6 +66,9 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             without = stack.enter_context(locked(file, timeout=0))
+            if without or is_mounted(file.parent):
+                file = file.with_name(LEASE)
+                stack.enter_context(_leased(file, wait))
         except Timeout:
             raise TrainingError(
                 f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, "
@@ -68,12 +78,28 @@ def lock(folder: Path) -> Iterator[None]:
             raise TrainingError(
                 f"run_dir {folder} cannot be used ({error}). Choose another run_dir."
             ) from error
-        if without:
-            print(
-                f"Warning: the drive of {file} has no file locks ({without}), so a second process "
-                "in this folder would not be noticed. Make sure that no other one trains here."
-            )
         yield
+
+
+def _leased(file: Path, wait: bool) -> AcquireReturnProxy:
+    """Takes the lease of a folder."""
+
+    def lost(_: Any) -> None:
+        print(
+            f"Warning: {file} is no longer held by this process, which its drive may have been "
+            "cut off from. If another one trains in that folder, stop one of the two.",
+            flush=True,
+        )
+
+    if wait and file.exists():
+        print(
+            f"{file} says that another process trains here, or has died. Looking for up to "
+            f"{LEASE_SECONDS:.0f} seconds whether it still does …",
+            flush=True,
+        )
+    lease = SoftFileLease(file, lease_duration=LEASE_SECONDS, on_compromise=lost)
+    timeout = 1.25 * LEASE_SECONDS if wait else 0
+    return lease.acquire(timeout=timeout, poll_interval=LEASE_SECONDS / 60)
 
 
 def in_use(folder: Path | str) -> bool:
@@ -81,7 +107,7 @@ def in_use(folder: Path | str) -> bool:
     if not Path(folder, LOCK).exists():
         return False
     try:
-        with lock(Path(folder)):
+        with lock(Path(folder), wait=False):
             return False
     except TrainingError:
         return True

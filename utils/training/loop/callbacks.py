@@ -72,8 +72,7 @@ class Measurements(keras.callbacks.Callback):
         self.config, self.state, self.steps, self.end_epoch = config, state, steps, end_epoch
         self.sums = sums if state.step else []
         self.first_step = state.step
-        self.start = self.second_step = self.trained = 0.0  # when they began, or it ended
-        self.announced = False
+        self.start = self.trained = 0.0  # when it began and ended
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes when the epoch began; in an epoch that was cut off, brings its sums back."""
@@ -82,24 +81,11 @@ class Measurements(keras.callbacks.Callback):
             variable.assign(array)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts the step, checks the loss every 20 steps, and says once how long it will take."""
-        now = time.perf_counter()
+        """Counts the step, and checks the loss every 20 steps."""
         self.state.step = self.first_step + (batch + 1) * self.together
-        self.state.elapsed = now - self.start
-        since_first = batch * self.together
-        if since_first % CHECK_EVERY < self.together:
+        self.state.elapsed = time.perf_counter() - self.start
+        if batch * self.together % CHECK_EVERY < self.together:
             check_finite(logs["loss"])
-        if batch == 0:
-            self.second_step = now
-        elif since_first >= CHECK_EVERY and not self.announced:
-            self.announced = True
-            rate = since_first / (now - self.second_step)
-            print(
-                f"{rate * self.config.batch_size:.0f} images/s, about "
-                f"{self.steps / rate / 60:.1f} min per epoch, "
-                f"{self.config.epochs - self.state.epoch} to go",
-                flush=True,
-            )
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Notes when training ended and evaluation began."""

@@ -1,0 +1,45 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.figures.run_charts import plot_sweep
+from utils.training import find_learning_rate
+from utils.training.find_learning_rate import suggested_rate, sweep_learning_rates
+
+
+def test_the_suggestion_is_a_tenth_of_where_the_smoothed_loss_is_lowest():
+    rates = np.geomspace(1e-5, 10, 61)
+    losses = 4 + (np.log10(rates) + 1) ** 2  # lowest at 0.1
+    losses[10] = 0  # a lucky step
+    smoothed = find_learning_rate.smoothed(list(losses))
+    sweep = pd.DataFrame({"learning_rate": rates, "loss": losses, "smoothed": smoothed})
+    assert suggested_rate(sweep) == pytest.approx(0.01)
+    (axes,) = plot_sweep(sweep, suggested_rate(sweep)).axes
+    assert [text.get_text() for text in axes.get_legend().texts] == [
+        "of a step",
+        "smoothed",
+        "0.01",
+    ]
+    assert list(axes.lines[2].get_xdata()) == pytest.approx([0.01, 0.01])
+
+
+@pytest.mark.tracing
+def test_a_sweep_leaves_nothing(make_config, tmp_path):
+    sweep = sweep_learning_rates(make_config(batch_size=48), steps=8)  # of six steps an epoch
+    assert list(sweep["learning_rate"]) == pytest.approx(np.geomspace(1e-5, 10, 8))
+    assert sweep["loss"][0] == pytest.approx(np.log(24), rel=0.3)  # an untrained network's
+    assert sweep["smoothed"][0] == pytest.approx(sweep["loss"].mean(), rel=1e-5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_after_the_loss_has_diverged_are_left_out():
+    class Bar:
+        def update(self):
+            pass
+
+    losses = find_learning_rate._Losses(Bar())
+    for step in range(40):
+        losses.on_train_batch_end(step, {"loss": 3.0})
+    assert losses.found == pytest.approx([3.0] * 40)
+    with pytest.raises(find_learning_rate._Diverged):
+        losses.on_train_batch_end(40, {"loss": np.nan})
