@@ -146,7 +146,7 @@ def source(shapes):
 
 CONFIG = RunConfig(
     dataset="tiny-shapes", batch_size=24, epochs=4, evaluate_every=2, stem="half",
-    image_sizes="32x2-64x2", runs_dir="/drive/runs", seed=1,
+    image_sizes="32x2-64x2", runs_dir="/drive/runs", precision="float32",
 ).resolve()  # fmt: skip
 
 
