@@ -374,6 +374,9 @@ class TestOwnPictures:
             ({"image_size": 16}, "nearest: 32 and 64. Received: image_size=16"),
             ({"image_size": 1000}, "nearest: 480 and 512. Received: image_size=1000"),
             ({"preset": "resnet50", "image_size": 513}, "nearest: 511 and 512."),
+            ({"image_size": 96, "image_sizes": "64x1-128x1"}, "image_sizes must be multiples of "
+             "the network's total stride, 32 with stem='imagenet': 32, 64, 96. "
+             "Received: '64x1-128x1'"),
             ({"val_share": 1}, "val_share must be a number in (0, 1). Received: 1"),
             ({"dataset": "tiny-shapes", "image_size": 32}, "image_size must be None for any "
              "dataset but folder and imagenet. Received: dataset='tiny-shapes'"),

@@ -183,8 +183,9 @@ class RunConfig:
                 RULES.get(field.name),
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
-        check_image_sizes(self.full_recipe, self.network, self.stem, self.task)
         self._check_dataset()
+        most = self.data_options.get("image_size", 64)
+        check_image_sizes(self.full_recipe, self.network, self.stem, self.task, most)
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "

@@ -188,7 +188,7 @@ RECIPES = {
 RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
 
 
-def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str) -> None:
+def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str, most: int = 64) -> None:
     """Refuses sizes of the training images that a network or a task cannot take.
 
     Args:
@@ -196,6 +196,7 @@ def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str) -> Non
         network: a config of `utils.models.presets`.
         stem: of the network.
         task: what it is trained for.
+        most: the size of the images, in pixels.
 
     Raises:
         ValueError: says which sizes are valid.
@@ -206,8 +207,9 @@ def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str) -> Non
             f"resized. Received: {recipe.image_sizes!r}"
         )
     stride = _stride(network, stem)
-    if any(size % stride for size in recipe.sizes):
-        valid = ", ".join(str(size) for size in range(stride, 64 + 1, stride))
+    if any(size % stride or size > most for size in recipe.sizes):
+        valid = ", ".join(str(size) for size in range(stride, most + 1, stride))
+        valid = valid if stride > 1 else f"at most {most}"
         raise ValueError(
             f"image_sizes must be multiples of the network's total stride, {stride} with "
             f"stem={stem!r}: {valid}. Received: {recipe.image_sizes!r}"
