@@ -96,7 +96,9 @@ def test_steps_are_counted_one_by_one_where_several_are_one_program():
     config = RunConfig(checkpoint_every="50 steps").resolve()
     state, saved = TrainState({}, step=30), []
     measurements = Measurements(config, state, 390, [], lambda: None, together=15)
-    checkpoints = Checkpoints(config, state, 390, lambda: saved.append(state.step), [], together=15)
+    checkpoints = Checkpoints(
+        config, state, 390, lambda: saved.append(state.step), [], Devices(), together=15
+    )
     measurements.on_epoch_begin(0)
     for batch in range(24):
         measurements.on_train_batch_end(batch, {"loss": 1.0})
