@@ -311,7 +311,7 @@ def test_published_numbers_name_their_sources():
 def test_readme_and_model_card_are_in_step_with_the_results():
     runs = results.load_results("report/results")
     texts = tables.filled_in(runs, "report/results")
-    files = ("README.md", "report/weights/README.md", "report/results.csv")
+    files = ("README.md", "docs/library.md", "report/weights/README.md", "report/results.csv")
     assert set(texts) == {Path(file) for file in files}
     for path, text in texts.items():
         assert text == path.read_text(), path

@@ -12,7 +12,7 @@ from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
 from utils.analysis.published import COURSE_REPORT
 from utils.training.predictions import load_predictions
-from utils.training.results import load_results
+from utils.training.results import load_results, read_result, result_path
 
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
@@ -204,6 +204,36 @@ def kept(results: Results, weights_dir: str | Path) -> list[dict[str, Any]]:
     return [r for r in results if (Path(weights_dir) / f"{r['run_id']}.keras").exists()]
 
 
+def markdown_exports(result: dict[str, Any]) -> str:
+    """How close exported networks are to Keras as a Markdown table, for docs/library.md.
+
+    Args:
+        result: of `utils.export.parity`.
+
+    Returns:
+        The lines of the table.
+    """
+    header = (
+        *("network", "format", "MB", "images", "other class", "logits differ by at most"),
+        "top-1 of all images",
+    )
+    rows = []
+    for run, forms in result["exports"].items():
+        keras = forms["keras"]
+        rows.append((f"`{run}`", "Keras", *"––––", f"{keras['top1']:.2%}"))
+        for form, row in forms.items():
+            if form != "keras":
+                whole = row["images"] == keras["images"]
+                rows.append(
+                    (
+                        *("", f"`{form}`", f"{row['bytes'] / 1e6:.1f}", f"{row['images']:,}"),
+                        *(f"{row['differing']:,}", f"{row['largest_difference']:.1g}"),
+                        f"{row['top1']:.2%}" if whole else "–",
+                    )
+                )
+    return _markdown(header, rows)
+
+
 def markdown_commands(results: Results) -> str:
     """The command of each run as a Markdown code block."""
     return "\n".join(["```", *(result["command"] for result in results), "```"])
@@ -226,8 +256,11 @@ def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".")
     text = fill_in(text, "commands", markdown_commands(results))
     metrics = markdown_metrics(results, results_dir, card.parent)
     body = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(), flags=re.DOTALL)
+    library = Path(root, "docs/library.md")
+    exports = markdown_exports(read_result(result_path(results_dir, "export-parity")))
     return {
         readme: text,
+        library: fill_in(library.read_text(), "exports", exports),
         card: card_metadata(kept(results, card.parent)) + fill_in(body, "metrics", metrics),
         Path(root, "report/results.csv"): results_csv(results_dir),
     }
