@@ -1,0 +1,73 @@
+"""The notebooks as they are read: what is said at the top, how soon a figure comes, captions."""
+
+import re
+from itertools import pairwise
+
+import nbformat
+import pytest
+
+from tests.test_notebooks import NOTEBOOKS, cells
+
+IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
+MOST_WORDS = 120  # between two outputs
+READ = NOTEBOOKS[:7]
+
+
+def prose(cell):
+    """A Markdown cell without code, tables and badges."""
+    text = re.sub(r"^```.*?^```", "", cell.source, flags=re.S | re.M)
+    return re.sub(r"^(\||\[!\[).*$", "", text, flags=re.M)
+
+
+def shows(cell):
+    return [o for o in cell.get("outputs", []) if any("image" in kind for kind in o.get("data", {}))]
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_says_first_what_is_seen_how_long_it_takes_and_what_it_touches(self, path):
+        bold = re.findall(r"\*\*(.+?)\*\*", cells(path, "markdown")[0].source)
+        assert bold[:4] == ["You will see", "Time", "Reads", "Writes"]
+
+    def test_few_words_between_two_outputs(self, path):
+        words, last = 0, max(i for i, c in enumerate(nbformat.read(path, 4).cells) if shows(c))
+        for cell in nbformat.read(path, 4).cells[: last + 1]:
+            if cell.cell_type == "code":
+                words = 0 if cell.outputs else words
+                continue
+            for part in re.split(IMAGE, prose(cell))[::2]:
+                words += len(part.split())
+                assert words <= MOST_WORDS, (words, cell.source)
+
+    def test_a_figure_follows_the_parameters(self, path):
+        before = nbformat.read(path, 4).cells
+        start = next(i for i, c in enumerate(before) if "QUICK" in c.source)
+        figure = next(
+            i
+            for i, c in enumerate(before)
+            if i > start and (shows(c) or (c.cell_type == "markdown" and IMAGE.search(c.source)))
+        )
+        assert figure <= start + 2
+        text = "\n".join(c.source for c in before[start + 1 : figure] if c.cell_type == "markdown")
+        assert len(text.split()) <= 80
+
+    def test_a_caption_is_below_each_figure(self, path):
+        everything = nbformat.read(path, 4).cells
+        for cell, following in pairwise(everything):
+            if shows(cell):
+                assert re.match(r"\*[^*]", following.source), cell.source
+            if cell.cell_type == "markdown":
+                for image in IMAGE.finditer(cell.source):
+                    assert re.match(r"\n\n?\*[^*]", cell.source[image.end() :]), image[1]
+                    assert (path.parent / image[1]).exists()
+
+    def test_streams_are_saved_as_a_terminal_shows_them(self, path):
+        for cell in cells(path):
+            names = [o.get("name") for o in cell.outputs]  # None: no stream
+            assert not any(a and a == b for a, b in pairwise(names))
+            assert not any("\r" in o.get("text", "") for o in cell.outputs)
+
+    def test_there_are_three_exercises(self, path):
+        (text,) = (c.source for c in cells(path, "markdown") if "**Exercises.**" in c.source)
+        asked = text[text.index("**Exercises.**") :]
+        assert re.findall(r"\((\d)\) ", asked) == ["1", "2", "3"]
