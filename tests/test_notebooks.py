@@ -25,7 +25,7 @@ def parsed(cell):
 def test_they_are_all_there_in_order():
     assert [p.stem for p in NOTEBOOKS] == [
         "01_data_conversion", "02_model_building", "03_train", "04_analysis",
-        "05_performance", "06_search", "07_region_and_pixel",
+        "05_performance", "06_search", "07_region_and_pixel", "08_your_images",
     ]  # fmt: skip
 
 
