@@ -10,7 +10,7 @@ from tests.test_notebooks import NOTEBOOKS, cells
 
 IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
 MOST_WORDS = 120  # between two outputs
-READ = NOTEBOOKS[:3]
+READ = NOTEBOOKS[:4]
 
 
 def prose(cell):
