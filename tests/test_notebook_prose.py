@@ -10,7 +10,7 @@ from tests.test_notebooks import NOTEBOOKS, cells
 
 IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
 MOST_WORDS = 120  # between two outputs
-READ = NOTEBOOKS[:4]
+READ = NOTEBOOKS[:5]
 
 
 def prose(cell):
