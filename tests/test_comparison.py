@@ -42,6 +42,12 @@ def test_differences_are_those_of_pairs():
     assert rows.loc["FishNet", ["top1 difference", "top1 error"]].tolist() == [0, 0]
     assert tail["iou difference"] == 0
 
+    shown = comparison.styled(rows).data
+    assert shown.columns.tolist() == ["parameters", "macs", "n", "top1", "iou", "localized"]
+    assert shown["top1"].tolist() == ["45.0%", "38.0% (-7.0 ± 3.0)"]
+    one = comparison.comparison_table("localization", {k: v for k, v in found.items() if not k[1]})
+    assert comparison.styled(one).data["top1"].tolist() == ["40.0%", "30.0% (-10.0)"]
+
 
 def test_fixed_boxes(shapes):
     rows = comparison.fixed_box_baselines(shapes, load_manifest(shapes))

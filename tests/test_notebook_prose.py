@@ -10,7 +10,7 @@ from tests.test_notebooks import NOTEBOOKS, cells
 
 IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
 MOST_WORDS = 120  # between two outputs
-READ = NOTEBOOKS[:5]
+READ = NOTEBOOKS[:7]
 
 
 def prose(cell):
@@ -68,6 +68,13 @@ class TestNotebook:
             names = [o.get("name") for o in cell.outputs]  # None: no stream
             assert not any(a and a == b for a, b in pairwise(names))
             assert not any("\r" in o.get("text", "") for o in cell.outputs)
+
+    def test_tables_have_at_most_eight_columns(self, path):
+        for cell in cells(path):
+            for output in cell.outputs:
+                html = output.get("data", {}).get("text/html", "")
+                for row in re.findall(r"<tr.*?</tr>", html, re.S):
+                    assert len(re.findall("<t[hd]", row)) <= 8, cell.source
 
     def test_there_are_three_exercises(self, path):
         (text,) = (c.source for c in cells(path, "markdown") if "**Exercises.**" in c.source)

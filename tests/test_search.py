@@ -126,10 +126,12 @@ def test_a_grid(stand_in, options, capsys):
     assert rows["run"].tolist()[0] == "why-default-seed0"
 
 
-def test_results_that_are_there_are_not_made_again(stand_in, options):
+def test_results_that_are_there_are_not_made_again(stand_in, options, capsys):
     search.sweep("dropout", **options)
+    capsys.readouterr()
     options["journal"] = options["journal"].with_name("other.log")
     study = search.sweep("dropout", **options)
+    assert capsys.readouterr().out == ""
     assert [trial.value for trial in study.trials] == pytest.approx([0.1, 0.2, 0.5])
     assert starts(options, "search-dropout-0.5-seed0") == 1
 

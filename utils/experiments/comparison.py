@@ -110,11 +110,22 @@ def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) ->
 
 
 def styled(rows: pd.DataFrame) -> Any:
-    """What `comparison_table` returns, formatted for a notebook (a pandas `Styler`)."""
-    formats = {"parameters": "{:,}", "macs": "{:,}", "n": "{}"}
-    kinds = {"difference": "{:+.1f}", "error": "{:.1f}"}
-    formats |= {name: kinds.get(name.split()[-1], "{:.1%}") for name in rows if name not in formats}
-    return rows.style.format(formats, na_rep="–")
+    """What `comparison_table` returns, for a notebook.
+
+    Args:
+        rows: the table.
+
+    Returns:
+        A pandas `Styler` with a column per metric, as in "36.8% (+8.8 ± 0.1)": the mean and, from
+        the second network on, the difference and its error, which one seed does not have.
+    """
+    shown = rows[["parameters", "macs", "n"]].copy()
+    for metric in (name for name in rows if f"{name} error" in rows):
+        parts = rows[[metric, f"{metric} difference", f"{metric} error"]].to_numpy()
+        texts = [f"{mean:.1%} ({apart:+.1f} ± {error:.1f})" for mean, apart, error in parts]
+        texts[0] = texts[0].split()[0]
+        shown[metric] = [text.replace(" ± nan", "") for text in texts]
+    return shown.style.format({"parameters": "{:,}", "macs": "{:,}"})
 
 
 def fixed_box_baselines(

@@ -177,9 +177,10 @@ def missing_points(study: optuna.Study) -> list[dict[str, Any]]:
 
 
 def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfig) -> None:
-    """Runs a point to its end, unless its result is there, and adds it to the study."""
+    """Runs a point to its end, and says so, unless its result is there; adds it to the study."""
     while in_use(config.run_dir):  # by what a killed sweep has started
         time.sleep(POLL)
+    known = complete_result(config) is not None
     result = finish(config)
     space = SPACES[study.study_name].items()
     trial = optuna.create_trial(
@@ -194,6 +195,8 @@ def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfi
         user_attrs={"run_id": config.run_id},
     )
     study.add_trial(trial)
+    if known:
+        return
     shown = ", ".join(f"{name} {_short(value)}" for name, value in point.items())
     left = len(missing_points(study))
     print(f"{study.study_name}: {shown}: top-1 {trial.value:.1%}; {left} left", flush=True)
