@@ -4,11 +4,13 @@ import shutil
 import signal
 import socket
 
+import imagenet_records
 import keras
 import numpy as np
 import pytest
 from processes import start, stop_after_a_checkpoint
 
+from utils.data.imagenet.index import index_records
 from utils.devices import find_devices
 from utils.training.config import RunConfig
 from utils.training.results import read_result
@@ -117,6 +119,30 @@ def test_where_one_process_is_stopped_all_stop_with_a_checkpoint(continued, loss
         start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
     ]
     np.testing.assert_allclose(losses_of(config, *processes), losses_of_one, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_imagenet_s_records(tmp_path):
+    pytest.importorskip("cv2")
+    manifest = index_records(
+        imagenet_records.write_shards(tmp_path / "records"), tmp_path / "data", 224
+    )
+    config = RunConfig(
+        dataset="imagenet",
+        data_dir=str(tmp_path / "data"),
+        run_dir=str(tmp_path / "run"),
+        recipe="paper",
+        epochs=2,
+        batch_size=4,
+        precision="float32",
+    )
+    options = {"before": JOIN, **two_processes()}
+    losses = losses_of(
+        config, *(start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=i) for i in "01")
+    )
+    assert manifest["counts"]["train"] == 18
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
 
 
 def two_processes():

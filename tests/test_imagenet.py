@@ -1,8 +1,8 @@
 """ImageNet's records are found, checked, ordered and read where they are."""
 
 import io
+import re
 
-import cv2
 import imagenet_records as drawn
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import runs
 from PIL import Image
 
 from utils.data.archives import DatasetError
-from utils.data.imagenet import crops, records
+from utils.data.imagenet import crops, records, speed
 from utils.data.imagenet.index import index_records
 from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.pipeline import Source, evaluation_batches, training_batches
@@ -21,6 +21,8 @@ from utils.training.config import RunConfig
 from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
 from utils.training.run import train
+
+cv2 = pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")
@@ -346,3 +348,10 @@ def test_a_training_goes_on_bit_equal_within_an_epoch(
     assert runs.learned(train(cut)) == runs.learned(whole)
     kept = load_predictions(tmp_path / "whole" / "whole.npz")
     assert list(kept["labels"]) == [(18 + i) % 3 for i in range(7)]
+
+
+def test_the_speed_of_reading_is_measured(folder, capsys, monkeypatch):
+    arguments = [str(folder), "--image-size", "32", "--seconds", "0.01"]
+    monkeypatch.setattr("sys.argv", ["speed", *arguments])
+    speed.main()
+    assert int(re.fullmatch(r"(\d+) images/s on \d+ cores\n", capsys.readouterr().out)[1]) > 0
