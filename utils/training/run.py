@@ -121,16 +121,16 @@ def _fit(
         if devices.is_main:
             run_folder.save_checkpoint(folder, variables, state)
 
-    def show(line: str) -> None:
+    def show(line: Callable[[], str]) -> None:
         if devices.is_main:
             _record(config, result, state)
-            Bar.write(line)
+            Bar.write(line())
             watch(result)
 
     def end_epoch() -> None:
-        show(results.epoch_line(result, state.epoch - 1))
+        show(lambda: results.epoch_line(result, state.epoch - 1))
 
-    show(summary(config, source, result))
+    show(lambda: summary(config, source, result))
     with (
         _end_explained(config, state, result, devices),
         held_back_signals(devices.processes) as signals,
