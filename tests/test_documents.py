@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import keras
+import nbformat
 import pytest
 
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
@@ -73,3 +74,20 @@ def test_the_readme_is_in_the_order_of_a_visitor():
     gallery = text[text.index("## Gallery") : text.index("## Use FishNet")]
     assert len(re.findall(r"!\[[^]]+\]\(figures/\w+\.png\) \| \*\*", gallery)) == 6
     assert text.count("<details>") == text.count("</details>")
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted(Path("notebooks").glob("*.ipynb"))], ids=str)
+def test_one_term_for_one_thing(path):
+    """The second word of each pair is the one to use."""
+    terms = {"made anew": "re-created", "cut off": "interrupted", "the fish": "FishNet",
+             "on val": "on the validation set", "re-does": "revisits",
+             "images a class": "per class",
+             "seconds an epoch": "per epoch", "learned by heart": "overfits"}  # fmt: skip
+    if path.suffix == ".ipynb":
+        text = "\n".join(
+            cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"
+        )
+    else:
+        text = path.read_text()
+    used = [term for term in terms if re.search(rf"\b{term}\b", text, re.I)]
+    assert not used, {term: terms[term] for term in used}

@@ -21,7 +21,7 @@ BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # as in `utils.models.blocks`
 
 
 class Part(layers.Layer):
-    """One layer, made once or, as the fault has it, anew in every call.
+    """One layer, made once or, as the fault has it, re-created in every call.
 
     Args:
         make: A function that makes it.
@@ -240,7 +240,7 @@ class FishNet(tf_keras.Model):
 
     Args:
         config: Widths and depths; its kinds of blocks must be the default ones.
-        variant: Which layers are made anew in every call.
+        variant: Which layers are re-created in every call.
         num_classes: Number of classes.
     """
 

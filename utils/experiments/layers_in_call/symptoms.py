@@ -1,4 +1,4 @@
-"""Which of the course report's symptoms each way of making layers anew shows."""
+"""Which of the course report's symptoms each way of re-creating layers shows."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -39,8 +39,8 @@ def build_variant(preset: str, variant: Variant) -> Any:
 
     Args:
         preset: A key of `utils.models.presets.PRESETS`: a FishNet, or a baseline of
-            `keras.applications`, in which nothing is made anew.
-        variant: Which layers are made anew in every call.
+            `keras.applications`, in which nothing is re-created.
+        variant: Which layers are re-created in every call.
 
     Returns:
         A compiled `tf_keras.Model` from float32 images of 64 x 64 pixels to 200 logits.
@@ -153,7 +153,7 @@ def train_variant(
     """Trains on a part of train, reports on the hold-out, writes the result.
 
     Args:
-        variant: Which layers are made anew in every call.
+        variant: Which layers are re-created in every call.
         preset: A key of `utils.models.presets.PRESETS`.
         seed: Of weights and order.
         epochs: Passes over the images.

@@ -7,7 +7,7 @@ import dataclasses
 
 EVALUATED_TRAIN_BATCHES = 10  # of training images that are evaluated as val is, after each epoch
 
-# What is made anew in every call: (of which layers, in words)
+# What is re-created in every call: (of which layers, in words)
 LAYERS = {
     "none": "nothing: every layer is made once",
     "batch_norm": "every BatchNorm",
@@ -29,7 +29,7 @@ MANNERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Which layers are made anew in every call, and how.
+    """Which layers are re-created in every call, and how.
 
     Raises:
         ValueError: If there is no such kind of layer or manner, or one without the other.
@@ -47,7 +47,7 @@ class Variant:
                 )
         if self.manner != "twin" and (self.which == "none") != (self.manner == "once"):
             raise ValueError(
-                "`manner` must be once or twin where nothing is made anew; once only there. "
+                "`manner` must be once or twin where nothing is re-created; once only there. "
                 f"Received: which={self.which!r} and manner={self.manner!r}"
             )
 
