@@ -53,6 +53,8 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "precision": "float32",
 }
 
+BFLOAT16 = {"precision": "mixed_bfloat16"}
+
 # name of the runs: (what it is, changes to the default, number of seeds); the first one of a preset
 # is what its others are compared with
 TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -60,7 +62,12 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     "l2-1e-4-rate-0.5": ("L2 10⁻⁴", {"l2": 1e-4}, 1),
     "l2-1e-4-rate-1.5": ("L2 10⁻⁴, rate 1.5", {"l2": 1e-4, "learning_rate": 1.5}, 1),
     "l2-5e-5-rate-1.0": ("L2 5·10⁻⁵, rate 1", {"l2": 5e-5, "learning_rate": 1.0}, 1),
-    "l2-5e-4-rate-0.5-bfloat16": ("bfloat16", {"precision": "mixed_bfloat16"}, 2),
+    "l2-5e-4-rate-0.5-bfloat16": ("bfloat16", BFLOAT16, 2),
+    "stem-half-resized": (
+        "bfloat16, stem of stride 2, images of 32, 48 and 64 pixels",
+        {**BFLOAT16, "stem": "half", "image_sizes": "32x14-48x6-64x2"},
+        1,
+    ),
 }
 
 
