@@ -64,7 +64,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     "l2-5e-5-rate-1.0": ("L2 5·10⁻⁵, rate 1", {"l2": 5e-5, "learning_rate": 1.0}, 1),
     "l2-5e-4-rate-0.5-bfloat16": ("bfloat16", BFLOAT16, 2),
     "stem-half-resized": (
-        "bfloat16, stem of stride 2, images of 32, 48 and 64 pixels",
+        "Stem of stride 2, images of 32, 48, 64 pixels (bfloat16)",
         {**BFLOAT16, "stem": "half", "image_sizes": "32x14-48x6-64x2"},
         1,
     ),
