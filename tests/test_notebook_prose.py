@@ -1,12 +1,13 @@
 """The notebooks as they are read: what is said at the top, how soon a figure comes, captions."""
 
+import ast
 import re
 from itertools import pairwise
 
 import nbformat
 import pytest
 
-from tests.test_notebooks import NOTEBOOKS, cells
+from tests.test_notebooks import NOTEBOOKS, cells, parsed
 
 IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
 MOST_WORDS = 120  # between two outputs
@@ -80,3 +81,25 @@ class TestNotebook:
         (text,) = (c.source for c in cells(path, "markdown") if "**Exercises.**" in c.source)
         asked = text[text.index("**Exercises.**") :]
         assert re.findall(r"\((\d)\) ", asked) == ["1", "2", "3"]
+
+
+def parameters(path):
+    (tagged,) = (c for c in cells(path) if "parameters" in c.metadata.get("tags", []))
+    return {n.targets[0].id: ast.literal_eval(n.value) for n in parsed(tagged).body}
+
+
+def test_run_all_changes_no_committed_table_or_measurement():
+    switches = {"update_tables", "measure", "measure_costs"}
+    found = [(p.stem[:2], n) for p in NOTEBOOKS for n in switches & parameters(p).keys()]
+    assert sorted(found) == [
+        ("02", "measure_costs"), ("04", "update_tables"), ("05", "measure"),
+        ("05", "update_tables"), ("06", "update_tables"), ("07", "update_tables"),
+    ]  # fmt: skip
+    for path in NOTEBOOKS:
+        assert not any(parameters(path).get(name) for name in switches)
+
+
+def test_03_explains_each_of_its_parameters():
+    text = "\n".join(c.source for c in cells(NOTEBOOKS[2], "markdown"))
+    explained = set(re.findall(r"`(\w+)`", text[text.index("## All parameters") :]))
+    assert not parameters(NOTEBOOKS[2]).keys() - explained
