@@ -79,7 +79,7 @@ def test_the_readme_is_in_the_order_of_a_visitor():
 @pytest.mark.parametrize("path", [*DOCUMENTS, *sorted(Path("notebooks").glob("*.ipynb"))], ids=str)
 def test_one_term_for_one_thing(path):
     """The second word of each pair is the one to use."""
-    terms = {"made anew": "re-created", "cut off": "interrupted", "the fish": "FishNet",
+    terms = {"made anew": "re-created", "the fish": "FishNet",
              "on val": "on the validation set", "re-does": "revisits",
              "images a class": "per class",
              "seconds an epoch": "per epoch", "learned by heart": "overfits"}  # fmt: skip
