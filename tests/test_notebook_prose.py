@@ -8,6 +8,8 @@ import nbformat
 import pytest
 
 from tests.test_notebooks import NOTEBOOKS, cells, parsed
+from utils.data.manifest import DATASETS
+from utils.training.recipes import OPTIMIZERS, RECIPES
 
 IMAGE = re.compile(r"^!\[[^\]]+\]\((\.\./figures/[\w-]+\.png)\)$", re.M)
 MOST_WORDS = 120  # between two outputs
@@ -103,3 +105,5 @@ def test_03_explains_each_of_its_parameters():
     text = "\n".join(c.source for c in cells(NOTEBOOKS[2], "markdown"))
     explained = set(re.findall(r"`(\w+)`", text[text.index("## All parameters") :]))
     assert not parameters(NOTEBOOKS[2]).keys() - explained
+    choices = set(re.findall(r"`([\w-]+)`", text))
+    assert not {*RECIPES, *OPTIMIZERS, *DATASETS} - choices
