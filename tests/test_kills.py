@@ -48,7 +48,7 @@ def trained_with_kills(shapes, folder, recipe, backend, signals, *, epochs, wind
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     log, _ = start(whole, backend, **cache).communicate()
-    assert log.count("epoch ") == epochs, log
+    assert log.count("\nepoch ") == epochs, log
     random, kills = np.random.default_rng(0), []
     checkpoints = Path(cut.run_dir, "checkpoints")
     for number in signals:

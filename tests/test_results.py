@@ -255,9 +255,9 @@ def test_committed_weights_are_of_committed_results(path):
     images = np.stack([decode_jpeg(jpeg, **options) for jpeg in kept["jpeg"]])
     probabilities = keras.ops.softmax(model(images)).numpy()  # not traced
     chosen = np.take_along_axis(probabilities, kept["classes"][kept["sample"]].astype(int), axis=1)
-    np.testing.assert_allclose(
-        chosen, kept["probabilities"][kept["sample"]], atol=1e-2
-    )  # kernels in float16
+    # Kernels are kept in float16, and what was predicted in bfloat16 has 8 bits.
+    atol = 1e-2 if result["config"].get("precision", "float32") == "float32" else 0.1
+    np.testing.assert_allclose(chosen, kept["probabilities"][kept["sample"]], atol=atol)
 
 
 def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
