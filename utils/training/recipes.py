@@ -171,19 +171,11 @@ RECIPES = {
         standardize=True,
         epochs=100,
     ),
-    # The authors' longer one: 79.35 % for FishNet-150. Not run here.
-    "paper-long": Recipe(
-        optimizer="momentum",
-        learning_rate=0.1,
-        scale_learning_rate=True,
-        schedule="cosine",
-        l2=1e-4,
-        label_smoothing=0.1,
-        augment=True,
-        standardize=True,
-        epochs=200,
-    ),
 }
+# The authors' longer one: 79.35 % for FishNet-150. Not run here.
+RECIPES["paper-long"] = dataclasses.replace(
+    RECIPES["paper"], schedule="cosine", label_smoothing=0.1, epochs=200
+)
 
 RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
 
