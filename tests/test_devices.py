@@ -97,28 +97,19 @@ def test_two_devices_are_as_one(continued, losses_of_one, backend):
 @pytest.mark.slow
 def test_two_processes_are_as_one(continued, losses_of_one):
     config = continued("processes")
-    options = {"before": JOIN, "recipe": GENTLE, **two_processes()}
-    processes = [
-        start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
-    ]
+    processes = start_two_processes(config, GENTLE)
     np.testing.assert_allclose(losses_of(config, *processes), losses_of_one, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_where_one_process_is_stopped_all_stop_with_a_checkpoint(continued, losses_of_one):
     config = continued("stopped")
-    options = {"before": JOIN, "recipe": GENTLE, **two_processes()}
-    processes = [
-        start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
-    ]
+    processes = start_two_processes(config, GENTLE)
     assert stop_after_a_checkpoint(processes[1], config, signal.SIGTERM)
     logs = [process.communicate()[0] for process in processes]
     assert all("TrainingError: Stopped by SIGTERM after epoch" in log for log in logs), logs
-    options |= two_processes()
-    processes = [
-        start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in (0, 1)
-    ]
-    np.testing.assert_allclose(losses_of(config, *processes), losses_of_one, rtol=1e-4)
+    again = start_two_processes(config, GENTLE)
+    np.testing.assert_allclose(losses_of(config, *again), losses_of_one, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -136,24 +127,27 @@ def test_two_processes_train_on_imagenet_s_records(tmp_path):
         batch_size=4,
         precision="float32",
     )
-    options = {"before": JOIN, **two_processes()}
-    losses = losses_of(
-        config, *(start(config, "jax", **options, KERAS_DISTRIBUTION_PROCESS_ID=i) for i in "01")
-    )
+    losses = losses_of(config, *start_two_processes(config))
     assert manifest["counts"]["train"] == 18
     assert len(losses) == 2
     assert np.isfinite(losses).all()
 
 
-def two_processes():
-    """The variables that bring two processes of this machine together."""
+def start_two_processes(config, recipe=None):
+    """Starts a training on JAX that two processes of this machine share."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return {
+    together = {
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
         "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
     }
+    return [
+        start(
+            config, "jax", before=JOIN, recipe=recipe, **together, KERAS_DISTRIBUTION_PROCESS_ID=i
+        )
+        for i in "01"
+    ]
 
 
 def test_unknown_distribution():

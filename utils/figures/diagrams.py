@@ -36,8 +36,8 @@ def draw_blocks() -> Figure:
     colors = part_colors()
     figure, axes = plt.subplots(figsize=(WIDTH, 3.35), layout="constrained")
     _bottleneck(axes, 0.0, colors["tail"])
-    _body(axes, 4.05, colors["body"])
-    _head(axes, 8.1, colors["head"])
+    _refinement(axes, 4.05, colors["body"], head=False)
+    _refinement(axes, 8.1, colors["head"], head=True)
     _bridge(axes, 12.15, colors["bridge"])
     axes.set(xlim=(-1.45, 13.95), ylim=(-0.55, 8.15), aspect="auto")
     axes.axis("off")
@@ -93,28 +93,20 @@ def _bottleneck(axes: Axes, x: float, color: Any) -> None:
     axes.text(x - 1.18, 4.95, "identity", fontsize=SMALL, ha="left", va="center")
 
 
-def _body(axes: Axes, x: float, color: Any) -> None:
-    _title(axes, x, "UR block", "body")
-    _column(axes, x, [2.2], ["residual branch\ndilation 1, 2, 4"], color, height=1.1)
-    _column(axes, x, [5.0], ["nearest ×2"], color)
+def _refinement(axes: Axes, x: float, color: Any, head: bool) -> None:
+    """A UR block of the body, or a DR block of the head."""
+    _title(axes, x, *(("DR block", "head") if head else ("UR block", "body")))
+    branch, resampling = (
+        ("equal width", "max-pool 2×2") if head else ("dilation 1, 2, 4", "nearest ×2")
+    )
+    _column(axes, x, [2.2], [f"residual branch\n{branch}"], color, height=1.1)
+    _column(axes, x, [5.0], [resampling], color)
     _plus(axes, x, 3.8)
     _path(axes, [(x, 0.2), (x, 1.64)])
     _path(axes, [(x, 2.76), (x, 3.58)], arrow=True)
     _around(axes, x, -1.28, 0.55, 3.8)
-    axes.text(x - 1.28, 4.02, "sum of k\nchannels", fontsize=SMALL, ha="left")
-    _path(axes, [(x, 4.02), (x, 4.68)], arrow=True)
-    _transfer(axes, x, 6.05, color, below=5.32)
-
-
-def _head(axes: Axes, x: float, color: Any) -> None:
-    _title(axes, x, "DR block", "head")
-    _column(axes, x, [2.2], ["residual branch\nequal width"], color, height=1.1)
-    _column(axes, x, [5.0], ["max-pool 2×2"], color)
-    _plus(axes, x, 3.8)
-    _path(axes, [(x, 0.2), (x, 1.64)])
-    _path(axes, [(x, 2.76), (x, 3.58)], arrow=True)
-    _around(axes, x, -1.28, 0.55, 3.8)
-    axes.text(x - 1.28, 4.02, "identity", fontsize=SMALL, ha="left")
+    shortcut = "identity" if head else "sum of k\nchannels"
+    axes.text(x - 1.28, 4.02, shortcut, fontsize=SMALL, ha="left")
     _path(axes, [(x, 4.02), (x, 4.68)], arrow=True)
     _transfer(axes, x, 6.05, color, below=5.32)
 
