@@ -2,6 +2,7 @@ import os
 import shutil
 from pathlib import Path
 
+import keras
 import pytest
 import runs
 from layouts import sample_files
@@ -11,6 +12,12 @@ from utils.models.presets import PRESETS
 from utils.training import run_folder
 from utils.training.config import RunConfig
 from utils.training.run import train
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Untrained networks of a test have the same weights each time, whatever ran before it."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from utils.files import compact_model, replacing, save_model, write_advice
 
 @pytest.fixture
 def model():
-    keras.utils.set_random_seed(0)
     layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3), keras.layers.BatchNormalization()]
     model = keras.Sequential(layers)
     model.layers[-1].moving_variance.assign(np.full(16, 1e6, "float32"))  # beyond float16

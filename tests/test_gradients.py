@@ -25,6 +25,7 @@ SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, 
 
 @pytest.fixture(scope="module")
 def fish():
+    keras.utils.set_random_seed(0)
     return build_fishnet(SMALL, image_size=64, num_classes=10)
 
 
@@ -53,9 +54,10 @@ def test_grad_cam_of_the_fish(fish, images):
     assert {name: m.shape for name, m in maps.items()} == {
         "tail_1": (4, 8, 8), "body_3": (4, 16, 16), "head_3": (4, 2, 2),
     }  # fmt: skip
-    for cam in maps.values():
-        assert cam.min() >= 0
-        assert cam.max() == pytest.approx(1)
+    largest = np.stack([cam.max((1, 2)) for cam in maps.values()])
+    # Scaled to 1; nothing at all where no channel speaks for the class.
+    np.testing.assert_allclose(largest, [[1, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 1]], atol=1e-6)
+    assert min(cam.min() for cam in maps.values()) == 0
 
 
 def test_gradient_norms_by_stage(fish, images):

@@ -13,7 +13,6 @@ def config(make_config, tmp_path):
     """A run whose model is saved, with nothing kept yet."""
     config = make_config(weights_dir=str(tmp_path / "weights"))
     Path(config.run_dir).mkdir()
-    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.save(f"{config.run_dir}/model.keras")
     return config

@@ -45,7 +45,6 @@ def backbone():
     pytest.importorskip("keras_hub")
     from utils.models.keras_hub import FishNetBackbone
 
-    keras.utils.set_random_seed(0)
     return FishNetBackbone(build_model("simple", normalization=([127.0] * 3, [70.0] * 3)))
 
 
