@@ -76,7 +76,13 @@ def test_the_readme_is_in_the_order_of_a_visitor():
     assert text.count("<details>") == text.count("</details>")
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted(Path("notebooks").glob("*.ipynb"))], ids=str)
+PROSE = [
+    *(*DOCUMENTS, Path("report/weights/README.md"), Path("report/report.typ")),
+    *(*sorted(Path("report/parts").glob("*.typ")), *sorted(Path("notebooks").glob("*.ipynb"))),
+]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=str)
 def test_one_term_for_one_thing(path):
     """The second word of each pair is the one to use."""
     terms = {"made anew": "re-created", "the fish": "FishNet",

@@ -88,6 +88,7 @@ def test_the_text_holds_when_results_are_added(project):
     course, tuned = "simple-course-10ep-seed0", "complex-tuned-12ep-seed0"
     longer(project, course, "simple-course-30ep-seed0")
     longer(project, course, "simple-course-30ep-bn-momentum-0.99-seed0")
+    longer(project, tuned, "complex-tuned-30ep-stem-half-seed0")
     for seed in (0, 1):
         longer(project, tuned, f"complex-tuned-30ep-seed{seed}", seed=seed)
         preset = "residual_parameters"

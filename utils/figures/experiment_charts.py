@@ -139,11 +139,16 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
         The matplotlib `Figure`.
     """
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
-    markers = dict(zip(sorted(set(table["width"])), "os^vD", strict=False))
+    widths = sorted(set(table["width"]))
+    # Not the colors of networks: a line is several of them.
+    styles = dict(zip(widths, zip("os^vD", "60241", strict=True), strict=False))
     for axes, x in zip(panels, ("parameters", "macs"), strict=True):
         for width, group in table.groupby("width"):
             label = str(Fraction(width).limit_denominator(16))
-            axes.plot(group[x] / 1e6, 100 * group["top1"], marker=markers[width], label=label)
+            marker, gray = styles[width]
+            axes.plot(
+                group[x] / 1e6, 100 * group["top1"], marker=marker, color=f"0.{gray}", label=label
+            )
             for row in group.itertuples():
                 where = (getattr(row, x) / 1e6, 100 * row.top1)
                 axes.annotate(row.blocks, where, (4, 4), textcoords="offset points", fontsize=SMALL)

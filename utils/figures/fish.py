@@ -15,7 +15,7 @@ _CONNECTIONS = (  # the transfer branches: from, to
     *(("tail_2", "body_1"), ("tail_1", "body_2"), ("stem", "body_3")),
     *(("body_2", "head_1"), ("body_1", "head_2"), ("bridge", "head_3")),
 )
-_BOX_WIDTH = 0.62  # of the distance between two stages
+_BOX_WIDTH = 0.7  # of the distance between two stages
 
 
 def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
@@ -55,7 +55,9 @@ def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
         )
         ax.text(x, 0.22, str(channels), ha="center", va="center", fontsize=8, fontweight="bold")
         ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=7.5)
-        ax.text(x, -3.05, name, ha="center", va="center", fontsize=7.5, color=color)
+        ax.text(
+            x, -3.05, name.replace("_", " "), ha="center", va="center", fontsize=7.5, color=color
+        )
 
     for x in range(len(STAGES) - 1):
         ax.add_patch(_arrow((x + _BOX_WIDTH / 2, 0), (x + 1 - _BOX_WIDTH / 2, 0), "0.25", 0))

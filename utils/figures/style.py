@@ -47,7 +47,9 @@ def set_style() -> None:
             "figure.dpi": 85,
             "savefig.dpi": DPI,
             "savefig.bbox": "tight",
+            "savefig.pad_inches": 0.02,
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,  # inches; labels stay off the next panel
             "axes.titlesize": 9,
             "axes.titleweight": "bold",
             "axes.labelsize": 9,
