@@ -65,7 +65,7 @@ def test_the_card_and_what_is_beside_it(folder):
     assert values == [round(RESULT["metrics"][name], 4) for name in ("top1", "top5")]
     assert 'keras.saving.load_model("hf://somebody/fishnet")' in card.text
     assert "654,200 parameters" in card.text
-    assert "\n## Limits\n\n- 200 classes and no other" in card.text
+    assert "\n## Limits\n\n- The 200 classes are all that" in card.text
     assert card.text.rstrip().endswith("what the networks do.")  # the end of the license
     assert json.loads((folder / "result.json").read_text())["run_id"] == RUN
     classes = json.loads((folder / "classes.json").read_text())
