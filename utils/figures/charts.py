@@ -217,7 +217,12 @@ def _legend_above(axes: Axes) -> None:
     labels = axes.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, labels)) < 20 else 1
     axes.set_ylim(0, axes.get_ylim()[1] * (1.05 + 0.15 * math.ceil(len(labels) / columns)))
-    axes.legend(fontsize=SMALL, loc="upper right", ncols=columns, columnspacing=1, handlelength=1.5)
+    axes.legend(
+        fontsize=SMALL,
+        loc="upper right",
+        ncols=columns,
+        **{"columnspacing": 0.7, "handlelength": 1, "handletextpad": 0.5, "borderaxespad": 0.2},
+    )
 
 
 def plot_reliability(
