@@ -43,10 +43,10 @@ def test_differences_are_those_of_pairs():
     assert tail["iou difference"] == 0
 
     shown = comparison.styled(rows).data
-    assert shown.columns.tolist() == ["parameters", "macs", "n", "top1", "iou", "localized"]
-    assert shown["top1"].tolist() == ["45.0%", "38.0% (-7.0 ± 3.0)"]
+    assert shown.columns.tolist() == ["parameters", "MACs", "seeds", "top-1", "IoU", "localized"]
+    assert shown["top-1"].tolist() == ["45.0%", "38.0% (-7.0 ± 3.0)"]
     one = comparison.comparison_table("localization", {k: v for k, v in found.items() if not k[1]})
-    assert comparison.styled(one).data["top1"].tolist() == ["40.0%", "30.0% (-10.0)"]
+    assert comparison.styled(one).data["top-1"].tolist() == ["40.0%", "30.0% (-10.0)"]
 
 
 def test_fixed_boxes(shapes):

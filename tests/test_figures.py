@@ -267,7 +267,7 @@ def test_every_value_of_a_study_has_a_label():
     from utils.experiments.search import SPACES
 
     for study in ("down_sampling", "activation", "optimizer"):
-        assert set(SPACES[study][study]) <= experiment_charts.LABELS.keys()
+        assert set(SPACES[study][study]) <= style.WORDS.keys()
 
 
 def test_comparison_shows_all_networks_but_the_first():
@@ -402,3 +402,24 @@ def test_diagrams_have_no_text_below_the_smallest_size():
         assert min(text.get_fontsize() for text in axes.texts if text.get_text()) >= style.SMALL
     names = [text.get_text() for text in diagrams.draw_blocks().axes[0].texts]
     assert {"bottleneck", "UR block", "DR block", "bridge", "transfer"} <= set(names)
+
+
+def test_tables_are_shown_in_words():
+    table = pd.DataFrame(
+        {"down_sampling": ["max_pool_3x3", "other"], "top1": [0.5, 0.25]},
+        index=pd.Index(["resnet_report", "simple"], name="train_top1"),
+    )
+    shown = style.in_words(table)
+    assert shown.columns.tolist() == ["down-sampling", "top-1"]
+    assert shown.index.tolist() == ["the course report's ResNet", "simple"]
+    assert shown.index.name == "training top-1"
+    assert shown["down-sampling"].tolist() == ["max-pool 3×3", "other"]
+    assert shown["top-1"].tolist() == [0.5, 0.25]
+    assert table.columns.tolist() == ["down_sampling", "top1"]
+
+
+def test_a_point_of_a_study_is_named_beside_those_of_others():
+    size = {"width": 0.125, "blocks": 2, "changed": "0.125 × 2"}
+    both = pd.DataFrame([size, {"changed": "relu"}])
+    labels = both.apply(experiment_charts.point_label, axis=1)
+    assert labels.tolist() == ["1/8 of the paper's width, 2 blocks per stage", "ReLU"]

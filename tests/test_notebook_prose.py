@@ -106,3 +106,13 @@ def test_03_explains_each_of_its_parameters():
     assert not parameters(NOTEBOOKS[2]).keys() - explained
     choices = set(re.findall(r"`([\w-]+)`", text))
     assert not {*RECIPES, *OPTIMIZERS, *DATASETS} - choices
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_tables_are_headed_by_words(path):
+    """Names of parameters and layers, which the text explains, stand in the rows only."""
+    for cell in cells(path):
+        for output in cell.outputs:
+            html = output.get("data", {}).get("text/html", "")
+            heads = re.findall(r"<th[^>]*>([^<]*)</th>", html.partition("<tbody>")[0])
+            assert not [head for head in heads if "_" in head], cell.source

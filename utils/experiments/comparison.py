@@ -11,7 +11,7 @@ import pandas as pd
 from utils import environment
 from utils.data import pipeline
 from utils.training.config import RunConfig
-from utils.training.results import SCHEMA, result_path, write_result
+from utils.training.results import SCHEMA, TITLES, result_path, write_result
 from utils.training.tasks import intersection_over_union
 
 SEEDS = (0, 1)
@@ -119,13 +119,13 @@ def styled(rows: pd.DataFrame) -> Any:
         A pandas `Styler` with a column per metric, as in "36.8% (+8.8 ± 0.1)": the mean and, from
         the second network on, the difference and its error, which one seed does not have.
     """
-    shown = rows[["parameters", "macs", "n"]].copy()
+    shown = rows[["parameters", "macs", "n"]].set_axis(["parameters", "MACs", "seeds"], axis=1)
     for metric in (name for name in rows if f"{name} error" in rows):
         parts = rows[[metric, f"{metric} difference", f"{metric} error"]].to_numpy()
         texts = [f"{mean:.1%} ({apart:+.1f} ± {error:.1f})" for mean, apart, error in parts]
         texts[0] = texts[0].split()[0]
-        shown[metric] = [text.replace(" ± nan", "") for text in texts]
-    return shown.style.format({"parameters": "{:,}", "macs": "{:,}"})
+        shown[TITLES[metric]] = [text.replace(" ± nan", "") for text in texts]
+    return shown.style.format({"parameters": "{:,}", "MACs": "{:,}"})
 
 
 def fixed_box_baselines(

@@ -63,15 +63,15 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             *(parameters, top1, error),
             fmt=THEIRS if recipe == "theirs" else OURS,
             color=color,
-            ms=9 if recipe.startswith("course") else 6,
+            ms=11 if recipe.startswith("course") else 5,
             mfc="none" if recipe.startswith("course") else color,
         )
         shift, align = ((7, -3), "left") if recipe == "theirs" else ((0, -14), "center")
         _note(axes, f"{epochs} ep.", (parameters, top1), shift, ha=align)
-    for network, color in colors.items():
+    for i, (network, color) in enumerate(colors.items()):
         top = max(shown_top1 for name, *_, shown_top1, _ in shown if name == network)
         x = max(parameters for name, _, _, parameters, *_ in shown if name == network)
-        _note(axes, label_of(network), (x, top), (0, 7), color=color, ha="center")
+        _note(axes, label_of(network), (x, top), (0, 8 + 9 * (i % 2)), color=color, ha="center")
     axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
     for row in literature.itertuples():
         left = row.name.startswith("fastai")

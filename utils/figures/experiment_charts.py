@@ -11,15 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator
 
-from utils.figures.style import SMALL, WIDTH, colors_of
+from utils.figures.style import SMALL, WIDTH, WORDS, colors_of
 from utils.training.results import TITLES
-
-LABELS = {  # of names in the code
-    **{"max_pool": "max-pool 2×2", "max_pool_3x3": "max-pool 3×3"},
-    **{"average_pool": "average pool 2×2", "convolution": "strided convolution"},
-    **{"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "mish": "Mish", "leaky_relu": "leaky ReLU"},
-    **{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"},
-}
 
 
 def plot_ablations(table: pd.DataFrame) -> Figure:
@@ -35,7 +28,7 @@ def plot_ablations(table: pd.DataFrame) -> Figure:
         1, 2, figsize=(WIDTH, 0.28 * len(table) + 1.1), sharey=True, width_ratios=(3, 2)
     )
     _plot_differences(left, table, label="uncertainty between seeds")
-    left.set(xlabel="percentage points from the default")
+    left.set(xlabel="points from the default")
     right.hlines(table["changed"], 100 * table["top1"], 100 * table["train_top1"], color="0.7")
     for column, label, color in (("train_top1", "train", "C1"), ("top1", "hold-out", "C0")):
         right.scatter(100 * table[column], table["changed"], color=color, label=label, zorder=3)
@@ -67,21 +60,31 @@ def plot_variants(tables: Mapping[str, pd.DataFrame]) -> Figure:
         height_ratios=heights,
     )
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=True):
-        labels = [_label(row) for row in table.to_dict("records")]
+        labels = [point_label(row) for row in table.to_dict("records")]
         _plot_differences(axes, table.assign(changed=labels))
-        axes.set_title(study.replace("_", "-"), loc="left")
+        axes.set_title(WORDS.get(study, study), loc="left")
     panels.flat[-1].set(
         xlabel="percentage points of hold-out top-1 from the default (gray: uncertainty)"
     )
     return figure
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    """A study's point in words."""
-    if "rate" in row:
+def point_label(row: Mapping[str, Any]) -> str:
+    """A study's point in words.
+
+    Args:
+        row: of what `utils.experiments.search.study_table` returns, or of several studies together.
+
+    Returns:
+        For example "SGD, 1/3 × its default rate".
+    """
+    if pd.notna(row.get("width")):
+        width = Fraction(row["width"]).limit_denominator(16)
+        return f"{width} of the paper's width, {row['blocks']:.0f} blocks per stage"
+    if pd.notna(row.get("rate")):
         factor = Fraction(row["rate"]).limit_denominator(10)
-        return f"{LABELS[row['optimizer']]}, {factor} × its default rate"
-    return LABELS.get(row["changed"], row["changed"])
+        return f"{WORDS[row['optimizer']]}, {factor} × its default rate"
+    return WORDS.get(row["changed"], row["changed"])
 
 
 def _plot_differences(axes: Any, table: pd.DataFrame, label: str | None = None) -> None:

@@ -39,7 +39,8 @@ def image_grid(
         (figure, axes): the matplotlib `Figure` and the `Axes` of each image.
     """
     side = WIDTH / columns
-    rows, letters = math.ceil(len(images) / columns), int(side * 72 / (0.58 * SMALL))
+    room = side - 0.35 * bool(row_labels) / columns
+    rows, letters = math.ceil(len(images) / columns), int(room * 72 / (0.64 * SMALL))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     titled = math.ceil(len(titles) / columns) * lines * 1.3 * SMALL / 72
     figure, panels = plt.subplots(

@@ -9,11 +9,11 @@ from utils.experiments.layers_in_call.symptoms import verdicts
 from utils.figures.style import SMALL, WIDTH
 
 COLUMNS = {
-    "graph_error": "graph stops\nwith the error",
-    "memory": "memory grows:\nMiB per call",
-    "seconds": "slower: last /\nsecond epoch",
-    "train": "training top-1\n(equal epochs)",
-    "val": "validation top-1\n(equal training)",
+    "graph_error": "graph\nstops with\nthe error",
+    "memory": "memory\ngrows: MiB\nper call",
+    "seconds": "slower:\nlast / second\nepoch",
+    "train": "training\ntop-1 (equal\nepochs)",
+    "val": "validation\ntop-1 (equal\ntraining)",
 }
 LAYERS = {
     "none": "nothing: the sound network",
@@ -47,12 +47,12 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 0.95))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 1.1))
     labels = ["course report, simple"]
     texts = ["yes", "yes", "yes", _text(course, "train"), _text(course, "val"), "30"]
     _draw_row(axes, 0, texts, ["shown"] * len(COLUMNS))
     for y, (_, row) in enumerate(table.iterrows(), 1):
-        labels.append(_label(row))
+        labels.append(variant_label(row))
         found = verdicts(row)
         texts = [*(_text(row, name) for name in COLUMNS), _trained(row)]
         _draw_row(axes, y, texts, [found[name] for name in COLUMNS])
@@ -84,7 +84,15 @@ def _draw_row(axes: plt.Axes, y: int, texts: list[str], found: list[str | None])
         axes.text(x, y, text, ha="center", va="center", fontsize=SMALL)
 
 
-def _label(row: pd.Series) -> str:
+def variant_label(row: pd.Series) -> str:
+    """What is re-created in every call, and how it is kept, in words.
+
+    Args:
+        row: of the table that `utils.experiments.layers_in_call.symptoms.symptoms` returns.
+
+    Returns:
+        For example "BatchNorm, kept in a list".
+    """
     if row["network"] != "simple":
         return "ResNet of keras.applications"
     return LAYERS[row["which"]] + MANNERS[row["manner"]]

@@ -1,4 +1,4 @@
-"""One style for all figures: legible in print at column width, and for the color-blind."""
+"""One style for all figures, for print and the color-blind, and the words of tables and figures."""
 
 import io
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from matplotlib.figure import Figure
@@ -32,6 +33,22 @@ NETWORKS = {
     "its tail alone": ("its tail alone", 7),
     "U-Net": ("U-Net", 9),
 }
+WORDS = {  # of names in the code, in tables and figures
+    **{"max_pool": "max-pool 2×2", "max_pool_3x3": "max-pool 3×3"},
+    **{"average_pool": "average pool 2×2", "convolution": "strided convolution"},
+    **{"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "mish": "Mish", "leaky_relu": "leaky ReLU"},
+    **{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"},
+    **{"down_sampling": "down-sampling", "resnet_report": "the course report's ResNet"},
+    **{"macs": "MACs", "top1": "top-1", "train_top1": "training top-1"},
+    **{"val_top1": "validation top-1", "seconds_per_epoch": "seconds per epoch"},
+    **{"ema_top1": "top-1, averaged weights", "iou": "mean IoU", "half": "IoU of 0.5 or more"},
+    **{"images_per_second": "training, images/s", "compile_seconds": "first step, s"},
+    **{"inference_images_per_second": "inference, images/s", "peak_rss_mb": "peak memory, MiB"},
+    **{"share_of_peak": "share of peak", "images_per_cpu_second": "images per CPU second"},
+    **{"pipeline_images_per_second": "images/s", "pipeline_cpu_ms": "CPU ms per batch"},
+    **{"waiting_share": "share of a step waited", "own_mb": "own memory, MiB"},
+    **{"shared_mb": "shared memory, MiB"},
+}
 
 
 def set_style() -> None:
@@ -40,11 +57,11 @@ def set_style() -> None:
     Notebooks show figures as JPEG: with photographs in them, PNG would be five times as large.
     """
     if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80, "subsampling": 0})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70})
     sns.set_theme(context="paper", style="whitegrid", palette=PALETTE)
     plt.rcParams.update(
         {
-            "figure.dpi": 85,
+            "figure.dpi": 110,  # in notebooks, where `SMALL` is 11 pixels
             "savefig.dpi": DPI,
             "savefig.bbox": "tight",
             "savefig.pad_inches": 0.02,
@@ -83,6 +100,19 @@ def label_of(name: str) -> str:
     """A network's name in figures: of a preset in words, followed by what is changed of it."""
     preset, comma, change = name.partition(", ")
     return NETWORKS.get(preset, (preset, 0))[0] + comma + change
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with the names of `WORDS` replaced by words, for people to read.
+
+    Args:
+        table: any table.
+
+    Returns:
+        A copy in which column names, row names and cells that are a name of the code are words.
+    """
+    named = table.replace(WORDS).rename(index=WORDS, columns=WORDS)
+    return named.rename_axis(index=WORDS, columns=WORDS)
 
 
 def colors_of(names: Iterable[str]) -> dict[str, Any]:
