@@ -105,14 +105,15 @@ def test_curves_show_every_run_in_the_color_of_its_preset():
     results = [result(f"preset {i}", 4) for i in range(11)]
     results += [result("preset 3", 2), result("preset 3", 2, recipe="course")]
     figure = charts.plot_curves(results)
-    _, tuned, _, course = figure.axes
+    first, second = figure.subfigs
+    (_, tuned), (_, course) = first.axes, second.axes
     assert len(tuned.lines) == 2 * 12
     assert len({line.get_color() for line in tuned.lines}) == 11
     of_preset_3 = [line for line in tuned.lines if line.get_color() == tuned.lines[6].get_color()]
     assert [line.get_alpha() for line in of_preset_3] == [1, 1, 0.5, 0.5]
     assert {line.get_color() for line in course.lines} == {of_preset_3[0].get_color()}
     assert [line.get_linestyle() for line in course.lines] == ["--", "-"]
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    names = legend(first)
     assert names == [*(f"preset {i}, 4 epochs" for i in range(11)), "preset 3, 2 epochs"]
     assert legend(figure) == ["training set", "validation set"]
 
@@ -120,9 +121,11 @@ def test_curves_show_every_run_in_the_color_of_its_preset():
 def test_curves_name_what_is_changed_and_take_seeds_together():
     runs = ["simple-course-4ep-seed0", "simple-course-4ep-seed1", "simple-course-4ep-silu-seed0"]
     figure = charts.plot_curves([result("simple", 4, "course", run_id=run) for run in runs])
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert names == ["simple, 4 epochs", "simple, silu, 4 epochs"]
-    assert [line.get_alpha() for line in figure.axes[1].lines] == [1, 1, 1, 1, 0.5, 0.5]
+    (row,) = figure.subfigs
+    assert legend(row) == ["simple, 4 epochs", "simple, silu, 4 epochs"]
+    right = row.axes[1]
+    assert [line.get_alpha() for line in right.lines] == [1, 1, 1, 1, 0.5, 0.5]
+    assert [line.get_marker() for line in right.lines[1::2]] == ["o", "o", "s"]
 
 
 def test_curves_of_segmentation_show_the_iou():

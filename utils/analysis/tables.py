@@ -14,6 +14,11 @@ from utils.analysis.published import COURSE_REPORT
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results, read_result, result_path
 
+CHANGES = {  # of a network, as the names of runs say them: in words
+    "bn momentum": "BatchNorm momentum",
+    "stem half": "stem of stride 2",
+    "stem full": "stem of stride 1",
+}
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
 
@@ -63,6 +68,8 @@ def network_of(result: Mapping[str, Any]) -> str:
     """The preset of a run and what is changed of it, as the run's name says: "simple, silu"."""
     name = re.sub(r"-seed\d+$", "", result["run_id"])
     changed = re.sub(r"^.*\d+ep-?", "", name).replace("-", " ")
+    for code, words in CHANGES.items():
+        changed = changed.replace(code, words)
     return result["preset"] + (f", {changed}" if changed else "")
 
 

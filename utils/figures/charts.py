@@ -168,43 +168,24 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
 def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and top-1 by epoch, training dashed and evaluation solid; a row for each recipe.
 
-    A preset has one color in all rows; of several runs of one, shorter ones and variants are paler.
+    A preset has one color in all rows; of several runs of one, shorter ones and variants are paler,
+    and each has a marker of its own.
 
     Args:
         results: as in `utils.training.results`; without a top-1, as in segmentation, the IoU is
             shown.
 
     Returns:
-        The matplotlib `Figure`.
+        The matplotlib `Figure`, with a subfigure for each recipe.
     """
-    recipes = list(dict.fromkeys(result["recipe"] for result in results))
-    figure, rows = plt.subplots(
-        len(recipes), 2, figsize=(WIDTH, 1.9 * len(recipes) + 0.5), squeeze=False
-    )
-    shown = "top1" if "top1" in results[0]["history"] else "iou"
+    recipes = dict.fromkeys(result["recipe"] for result in results)
+    runs = [[r for r in results if r["recipe"] == recipe] for recipe in recipes]
+    heights = [2.0 + 0.16 * math.ceil(len(set(map(_run_label, r))) / _columns(r)) for r in runs]
+    figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
+    rows = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
     colors = colors_of(result["preset"] for result in results)
-    for recipe, (left, right) in zip(recipes, rows, strict=True):
-        runs = [result for result in results if result["recipe"] == recipe]
-        for result in runs:
-            history, preset = result["history"], result["preset"]
-            network, count = network_of(result), len(history["loss"])
-            longest = max(len(r["history"]["loss"]) for r in runs if r["preset"] == preset)
-            is_main = count == longest and network == preset
-            style = {"color": colors[preset], "alpha": 1 if is_main else 0.5}
-            for axes, name in ((left, "loss"), (right, shown)):
-                axes.plot(range(1, count + 1), history[name], "--", lw=1, **style)
-                evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
-                axes.plot(evaluated.index, evaluated, "o-", ms=2, lw=1, **style)
-            label = f"{label_of(network)}, {count} epochs"
-            if label not in left.get_legend_handles_labels()[1]:
-                left.plot([], [], label=label, **style)
-        left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
-        right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
-        _legend_above(left)
-        percent(right.yaxis)
-        for axes in (left, right):
-            axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+    for row, of_recipe in zip(rows, runs, strict=True):
+        _draw_curves(row, of_recipe, colors)
     splits = [SPLITS[split] for split in dict.fromkeys(r["metrics"]["split"] for r in results)]
     handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
     labels = ["training set", " or ".join(splits)]
@@ -212,17 +193,43 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _legend_above(axes: Axes) -> None:
-    """A legend in room of its own above what is drawn."""
-    labels = axes.get_legend_handles_labels()[1]
-    columns = 2 if max(map(len, labels)) < 20 else 1
-    axes.set_ylim(0, axes.get_ylim()[1] * (1.05 + 0.15 * math.ceil(len(labels) / columns)))
-    axes.legend(
-        fontsize=SMALL,
-        loc="upper right",
-        ncols=columns,
-        **{"columnspacing": 0.7, "handlelength": 1, "handletextpad": 0.5, "borderaxespad": 0.2},
-    )
+def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
+    """The curves of the runs by one recipe, with a legend below."""
+    left, right = row.subplots(1, 2)
+    shown = "top1" if "top1" in runs[0]["history"] else "iou"
+    named = {_run_label(run): run for run in runs}
+    markers = dict(zip(named, itertools.cycle("os^vDP"), strict=False))
+    for result in runs:
+        history, preset = result["history"], result["preset"]
+        network, count = network_of(result), len(history["loss"])
+        longest = max(len(r["history"]["loss"]) for r in runs if r["preset"] == preset)
+        is_main = count == longest and network == preset
+        style = {"color": colors[preset], "alpha": 1 if is_main else 0.5, "lw": 1}
+        label = _run_label(result)
+        marked = {"marker": markers[label], "ms": 3, "markevery": max(1, count // 10), **style}
+        for axes, name in ((left, "loss"), (right, shown)):
+            axes.plot(range(1, count + 1), history[name], "--", **style)
+            evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
+            (line,) = axes.plot(evaluated.index, evaluated, **marked)
+        if named[label] is result:
+            line.set_label(label)
+    left.set(title=f"{runs[0]['recipe']}: cross-entropy", ylabel="loss", ylim=(0, None))
+    right.set(title=f"{runs[0]['recipe']}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
+    percent(right.yaxis)
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    handles = right.get_legend_handles_labels()
+    row.legend(*handles, loc="outside lower center", ncols=_columns(runs), fontsize=SMALL)
+
+
+def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Columns of a legend of runs: about 105 letters are as wide as the figure."""
+    return max(2, 105 // (max(len(_run_label(run)) for run in runs) + 7))
+
+
+def _run_label(result: Mapping[str, Any]) -> str:
+    return f"{label_of(network_of(result))}, {len(result['history']['loss'])} epochs"
 
 
 def plot_reliability(
@@ -237,20 +244,22 @@ def plot_reliability(
         The matplotlib `Figure`.
     """
     recipes = list(dict.fromkeys(result["recipe"] for result, _ in tables))
-    figure, panels = plt.subplots(1, len(recipes), figsize=(WIDTH, 3.0), sharey=True, squeeze=False)
+    most = max(sum(result["recipe"] == recipe for result, _ in tables) for recipe in recipes)
+    figure, panels = plt.subplots(
+        1, len(recipes), figsize=(WIDTH, 2.4 + 0.15 * most), sharey=True, squeeze=False
+    )
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
         runs = [(result, table) for result, table in tables if result["recipe"] == recipe]
         for (result, table), marker in zip(runs, itertools.cycle("os^vDP"), strict=False):
-            epochs = len(result["history"]["loss"])
             error = expected_calibration_error(table)
             axes.plot(
                 *(table["confidence"], table["accuracy"], f"{marker}-"),
                 ms=3,
                 lw=1,
                 color=colors[result["preset"]],
-                label=f"{label_of(network_of(result))}, {epochs} epochs: ECE {error:.1%}",
+                label=f"{_run_label(result)}: ECE {error:.1%}",
             )
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
