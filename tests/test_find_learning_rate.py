@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +23,7 @@ def test_the_suggestion_is_a_tenth_of_where_the_smoothed_loss_is_lowest():
     assert [text.get_text() for text in axes.get_legend().texts] == [
         "of a step",
         "smoothed",
-        "0.01",
+        "worth a try: 0.01",
     ]
     assert list(axes.lines[2].get_xdata()) == pytest.approx([0.01, 0.01])
 
@@ -43,3 +48,36 @@ def test_steps_after_the_loss_has_diverged_are_left_out():
     assert losses.found == pytest.approx([3.0] * 40)
     with pytest.raises(find_learning_rate._Diverged):
         losses.on_train_batch_end(40, {"loss": np.nan})
+
+
+STAND_IN = """
+import sys, types
+import pandas as pd
+from utils import environment
+finder = types.ModuleType("utils.training.find_learning_rate")
+sweep = pd.DataFrame({"learning_rate": [0.5, 1, 2], "loss": [3, 2, 4], "smoothed": [3, 2, 4]})
+finder.sweep_learning_rates = lambda config: sweep
+finder.suggested_rate = lambda sweep: 0.125
+sys.modules[finder.__name__] = finder
+find_learning_rate, config = True, None
+"""
+
+
+@pytest.mark.tracing
+def test_the_notebook_ends_without_an_error(tmp_path):
+    book = nbformat.read("notebooks/03_train.ipynb", 4)
+    (finder,) = (c for c in book.cells if "sweep_learning_rates" in c.source)
+    sources = [STAND_IN, finder.source, "raise RuntimeError"]
+    book.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(book, tmp_path / "end.ipynb")
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "end.ipynb")]
+    command += [str(tmp_path / "out.ipynb"), "--cwd", str(Path.cwd())]
+    subprocess.run(command, check=True, capture_output=True)
+    _, cell, after = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    kinds = [o.output_type for o in cell.outputs]
+    assert kinds == ["display_data", "stream", "error"]  # one plot, no comment on the exit
+    text = cell.outputs[1].text
+    assert text == (
+        "Worth a try: -p learning_rate 0.12\nThe notebook ends here; the cells below are not run.\n"
+    )
+    assert not after.outputs

@@ -1,12 +1,15 @@
 import ast
 import dataclasses
+import json
 import re
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.version import Version
 
-from utils.environment import REPOSITORY
+from utils.environment import NOT_IN_A_NOTEBOOK, REPOSITORY
 from utils.training.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +92,23 @@ def test_each_field_of_a_run_is_a_parameter_of_03_with_the_same_default():
 def test_the_bootstrap_cell_is_the_same_everywhere():
     sources = {cells(path)[0].source for path in NOTEBOOKS}
     assert len(sources) == 1
-    assert f"https://github.com/{REPOSITORY}" in sources.pop()
+    (source,) = sources
+    assert f"https://github.com/{REPOSITORY}" in source
+    title, *form = (ln for ln in source.splitlines() if ln.startswith(("#@title", "#@markdown")))
+    assert "Runtime → Change runtime type → T4 GPU" in title
+    text = " ".join(line.removeprefix("#@markdown ") for line in form)
+    (packages,) = re.findall(r"installs what Colab lacks or has too old \((.+)\): a minute", text)
+    required = re.findall(r"^\w+", (ROOT / "requirements.txt").read_text(), re.M)
+    assert set(packages.lower().split(", ")) <= set(required) - NOT_IN_A_NOTEBOOK
+
+
+def test_the_keras_that_is_required_loads_the_kept_weights():
+    (line,) = (ln for ln in Path("requirements.txt").read_text().split("\n") if "keras" in ln[:5])
+    oldest = Version(re.findall(r">=([\d.]+)", line)[0])
+    for path in Path("report/weights").glob("*.keras"):  # none of an older one was ever tried
+        with zipfile.ZipFile(path) as file:
+            saved = Version(json.loads(file.read("metadata.json"))["keras_version"])
+        assert saved.release[:2] <= oldest.release, path
 
 
 def test_the_repository_has_one_name():

@@ -6,10 +6,11 @@ import platform
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.progress import repeat_in_terminal
 
@@ -90,6 +91,20 @@ def mount_drive(folder: str | os.PathLike) -> None:
         from google.colab import drive
 
         drive.mount(DRIVE)
+
+
+def end_notebook(last_words: str) -> NoReturn:
+    """Ends a notebook before its last cell: papermill takes this for success, and exits with 0.
+
+    Args:
+        last_words: what is printed.
+
+    Raises:
+        SystemExit: with 0, always.
+    """
+    warnings.filterwarnings("ignore", "To exit: use")  # IPython's comment on what follows
+    print(f"{last_words}\nThe notebook ends here; the cells below are not run.", flush=True)
+    raise SystemExit(0)
 
 
 @contextlib.contextmanager

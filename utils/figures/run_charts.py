@@ -75,9 +75,10 @@ def plot_sweep(sweep: pd.DataFrame, suggested: float) -> Figure:
     figure, axes = plt.subplots(figsize=(0.7 * WIDTH, 2.5))
     axes.plot(sweep["learning_rate"], sweep["loss"], color="0.8", label="of a step")
     axes.plot(sweep["learning_rate"], sweep["smoothed"], label="smoothed")
-    axes.axvline(suggested, color="0.3", ls=":", label=f"{suggested:.2g}")
+    axes.axvline(suggested, color="0.3", ls=":", label=f"worth a try: {suggested:.2g}")
     low, high = sweep["smoothed"].min(), sweep["smoothed"].iloc[0]
     axes.set(xscale="log", xlabel="learning rate", ylabel="cross-entropy", title="A rising rate")
     axes.set_ylim(low - 0.2 * (high - low), high + 0.5 * (high - low))
     axes.legend()
+    plt.close(figure)  # its cell ends with an exit, after which it would be shown again
     return figure
