@@ -276,7 +276,7 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
         run("simple-tuned-2ep-stem-half-seed0", 0.6),
     ]
     rows = tables.summary(runs)
-    assert list(rows["network"]) == ["simple, stem half", "simple", "complex"]
+    assert list(rows["network"]) == ["simple, stem of stride 2", "simple", "complex"]
     assert list(rows["n"]) == [1, 2, 1]
     np.testing.assert_allclose(rows["error"], [0.24**0.5 / 100, 0.02 * 2**0.5, 0.4 / 100])
     lines = tables.markdown_results(runs).splitlines()
