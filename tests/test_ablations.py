@@ -70,26 +70,29 @@ def test_a_difference_between_recipes_is_called_one_where_it_exceeds_its_error(
         "silu": ("SiLU", {"activation": "silu"}, 1),
         "ema": ("averaged weights", {"ema": 0.99}, 1),
         "large": ("complex", {"preset": "complex"}, 1),
+        "half": ("bfloat16", ablations.BFLOAT16, 1),
+        "half-silu": ("SiLU", {**ablations.BFLOAT16, "activation": "silu"}, 1),
     }
     monkeypatch.setattr(ablations, "TRIALS", trials)
     top1 = {"default-seed0": 0.40, "default-seed1": 0.42, "silu-seed0": 0.43, "ema-seed0": 0.415}
+    top1 |= {"large-seed0": 0.6, "half-seed0": 0.405, "half-silu-seed0": 0.41}
     runs = ablations.recipe_runs()
-    assert [run.run_id for run in runs] == [f"recipe-{name}" for name in [*top1, "large-seed0"]]
+    assert [run.run_id for run in runs] == [f"recipe-{name}" for name in top1]
     assert (runs[1].seed, runs[2].activation, runs[4].preset) == (1, "silu", "complex")
     for run in runs:
         result = {
             "schema": 1, "kind": "ablation", "status": "complete", "history": {"top1": [0.1, 0.5]},
-            "metrics": {"top1": top1.get(run.run_id.removeprefix("recipe-"), 0.6)},
+            "metrics": {"top1": top1[run.run_id.removeprefix("recipe-")]},
             "dataset": {"counts": {"holdout": 10_000}},
         }  # fmt: skip
         if run.full_recipe.ema:
             result["metrics_ema"] = {"top1": 0.44}
         write_result(result_path(tmp_path, run.run_id), result)
     table = ablations.recipe_table(tmp_path)
-    assert list(table["n"]) == [2, 1, 1, 1]
-    assert list(table["top1"]) == pytest.approx([0.41, 0.43, 0.415, 0.6])
-    assert list(table["difference"]) == pytest.approx([0, 2, 0.5, 0], abs=1e-9)
+    assert list(table["n"]) == [2, 1, 1, 1, 1, 1]
+    assert list(table["top1"]) == pytest.approx([0.41, 0.43, 0.415, 0.6, 0.405, 0.41])
+    assert list(table["difference"]) == pytest.approx([0, 2, 0.5, 0, 0, 0.5], abs=1e-9)
     error = 100 * (0.43 * 0.57 / 10_000 + 0.41 * 0.59 / 20_000) ** 0.5
     assert table["error"][1] == pytest.approx(error)
-    assert list(table["differs"]) == [False, True, False, False]
-    assert table["ema_top1"].isna().tolist() == [True, True, False, True]
+    assert list(table["differs"]) == [False, True, False, False, False, False]
+    assert table["ema_top1"].isna().tolist() == [True, True, False, True, True, True]

@@ -84,7 +84,7 @@ def test_numbers_as_yaml_reads_them():
         ("distribution", "all", "distribution must be one of auto, none"),
         ("optimizer", "lion", "optimizer must be one of sgd, momentum, adam, adamw, rmsprop, muon"),
         ("down_sampling", "stride", "max_pool, max_pool_3x3, average_pool, convolution"),
-        ("activation", "sin", "relu, silu, gelu"),
+        ("activation", "sin", "relu, silu, hard_silu, gelu"),
         ("epochs", 0, "epochs must be a whole number of at least 1"),
         ("batch_size", -1, "batch_size must be a whole number of at least 1"),
         ("blocks", 0, "blocks must be a whole number of at least 1"),

@@ -34,6 +34,11 @@ def test_same_variables_and_only_these_layers_change(models):
         (type(p).__name__, type(f).__name__) for p, f in zip(plain.layers, fast.layers, strict=True)
     }
     assert {(p, f) for p, f in kinds if p != f} == {("Conv2D", "PointwiseConv2D")}
+    smooth = [la for la in fast.layers if type(la) is fast_layers.Activation]
+    activations = [la for la in plain.layers if type(la) is keras.layers.Activation]
+    assert [la.name for la in smooth] == [
+        la.name for la in activations if la.activation is keras.activations.silu
+    ]
     replaced = [layer for layer in fast.layers if type(layer) is fast_layers.BatchNormalization]
     norms = [la for la in plain.layers if type(la) is keras.layers.BatchNormalization]
     assert [la.name for la in replaced] == [la.name for la in norms if la.name != "logits_bn"]
@@ -90,6 +95,25 @@ def test_batch_normalization_in_bfloat16_is_that_of_float32_rounded(channels):
         found.append([np.array(outputs, "float32"), *map(np.array, layer.variables[2:])])
     for plain, rounded in zip(*found, strict=True):
         np.testing.assert_allclose(rounded, plain, rtol=2**-7, atol=2**-6)
+
+
+@pytest.mark.parametrize("activation", ["silu", "hard_silu", "gelu", "mish"])
+def test_an_activation_is_that_of_keras_with_its_gradient(activation):
+    x = np.linspace(-6, 6, 1001, dtype="float32")
+    slope = np.linspace(1, 2, 1001, dtype="float32")
+    found = []
+    for kind in (keras.layers.Activation, fast_layers.Activation):
+        for dtype in ("float32", "bfloat16"):
+            inputs = tf.cast(x, dtype)
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = kind(activation, dtype=dtype)(inputs)
+            gradient = tape.gradient(outputs, inputs, tf.cast(slope, dtype))
+            assert outputs.dtype == gradient.dtype == dtype
+            found.append([np.array(value, "float32") for value in (outputs, gradient)])
+    (exact, _, fast, rounded) = found
+    np.testing.assert_allclose(fast, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rounded, exact, rtol=2**-7, atol=2**-6)
 
 
 def test_pointwise_convolution_with_bias():

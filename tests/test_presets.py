@@ -79,7 +79,10 @@ def test_unusual_widths_that_can_be_built_are_accepted():
             "`down_sampling` must be one of max_pool, max_pool_3x3, average_pool, convolution. "
             "Received: 'pool'",
         ),
-        ({**SIMPLE, "activation": "rely"}, "relu, silu, gelu, mish, leaky_relu. Received: 'rely'"),
+        (
+            {**SIMPLE, "activation": "rely"},
+            "relu, silu, hard_silu, gelu, mish, leaky_relu. Received: 'rely'",
+        ),
         ({**SIMPLE, "dropout": 1.0}, "`dropout` must be a number in [0, 1). Received: 1.0"),
         ({**SIMPLE, "dropout": "x"}, "`dropout` must be a number in [0, 1). Received: 'x'"),
         ({**SIMPLE, "stages": "head"}, "`stages` must be one of all, tail. Received: 'head'"),

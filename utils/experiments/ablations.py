@@ -56,15 +56,15 @@ RECIPE_OPTIONS: dict[str, Any] = {
 BFLOAT16 = {"precision": "mixed_bfloat16"}
 
 # name of the runs: (what it is, changes to the default, number of seeds); the first one of a preset
-# is what its others are compared with
+# and precision is what its others are compared with
 TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     "l2-5e-4-rate-0.5": ("L2 5·10⁻⁴, rate 0.5: the default", {}, 2),
     "l2-1e-4-rate-0.5": ("L2 10⁻⁴", {"l2": 1e-4}, 1),
     "l2-1e-4-rate-1.5": ("L2 10⁻⁴, rate 1.5", {"l2": 1e-4, "learning_rate": 1.5}, 1),
     "l2-5e-5-rate-1.0": ("L2 5·10⁻⁵, rate 1", {"l2": 5e-5, "learning_rate": 1.0}, 1),
-    "l2-5e-4-rate-0.5-bfloat16": ("bfloat16", BFLOAT16, 2),
+    "l2-5e-4-rate-0.5-bfloat16": ("the default in bfloat16; all below too", BFLOAT16, 2),
     "stem-half-resized": (
-        "Stem of stride 2, images of 32, 48, 64 pixels (bfloat16)",
+        "stem of stride 2, images of 32, 48, 64 pixels",
         {**BFLOAT16, "stem": "half", "image_sizes": "32x14-48x6-64x2"},
         1,
     ),
@@ -155,9 +155,9 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
         `pandas.DataFrame`, in the order of `TRIALS`: changed, preset, n (seeds that the row is the
         mean of), train_top1 (of the last epoch), top1 (of the hold-out) and ema_top1 (of averaged
         weights, where there are), all three fractions; difference (percentage points of top-1 from
-        the first row of the same preset), error (one standard deviation of that difference, by the
-        binomial of the images that both rows are evaluated on), and differs (whether the difference
-        is more than two of these).
+        the first row of the same preset and precision), error (one standard deviation of that
+        difference, by the binomial of the images that both rows are evaluated on), and differs
+        (whether the difference is more than two of these).
 
     Raises:
         FileNotFoundError: a result is missing.
@@ -172,6 +172,7 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
             {
                 "changed": changed,
                 "preset": runs[0].preset,
+                "precision": runs[0].precision,
                 "n": seeds,
                 "train_top1": np.mean([result["history"]["top1"][-1] for result in found]),
                 "top1": top1,
@@ -180,11 +181,12 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
-    default = table.groupby("preset", sort=False)[["top1", "variance"]].transform("first")
+    groups = table.groupby(["preset", "precision"], sort=False)
+    default = groups[["top1", "variance"]].transform("first")
     table["difference"] = 100 * (table["top1"] - default["top1"])
     table["error"] = 100 * (table.pop("variance") + default["variance"]) ** 0.5
     table["differs"] = table["difference"].abs() > 2 * table["error"]
-    return table
+    return table.drop(columns="precision")
 
 
 class _BatchStatistics(keras.layers.BatchNormalization):

@@ -36,7 +36,14 @@ NETWORKS = {
 WORDS = {  # of names in the code, in tables and figures
     **{"max_pool": "max-pool 2×2", "max_pool_3x3": "max-pool 3×3"},
     **{"average_pool": "average pool 2×2", "convolution": "strided convolution"},
-    **{"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "mish": "Mish", "leaky_relu": "leaky ReLU"},
+    **{
+        "relu": "ReLU",
+        "silu": "SiLU",
+        "hard_silu": "hard SiLU",
+        "gelu": "GELU",
+        "mish": "Mish",
+        "leaky_relu": "leaky ReLU",
+    },
     **{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"},
     **{"down_sampling": "down-sampling", "resnet_report": "the course report's ResNet"},
     **{"macs": "MACs", "top1": "top-1", "train_top1": "training top-1"},

@@ -4,6 +4,7 @@ They have the same variables under the same names, so weights can be copied eith
 trained with them and saved with Keras' own. `05_performance` measures what each of them gains.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,40 @@ class BatchNormalization(layers.BatchNormalization):
         return normalize(inputs, *(ops.convert_to_tensor(v) for v in (self.gamma, self.beta)))
 
 
+class Activation(layers.Activation):
+    """An elementwise activation as one pass over memory, and one back, for TensorFlow.
+
+    TensorFlow computes SiLU and its gradient operation by operation, each a pass of its own; here
+    XLA compiles either to one, in float32 in between.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Applies the activation to each element."""
+        return _compiled(self.activation)(inputs)
+
+
+@functools.cache
+def _compiled(activation: Callable) -> Callable:
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def forward(x: Any) -> Any:
+        return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
+
+    @tf.function(jit_compile=True)
+    def gradient(x: Any, dy: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = forward(x)
+        return tape.gradient(y, x, dy)
+
+    @tf.custom_gradient
+    def compiled(x: Any) -> tuple[Any, Callable]:
+        return forward(x), lambda dy: gradient(x, dy)
+
+    return compiled
+
+
 def accelerate(model: keras.Model) -> keras.Model:
     """A copy of a model with the layers above, where they are faster on the backend.
 
@@ -137,6 +172,8 @@ def accelerate(model: keras.Model) -> keras.Model:
             return BatchNormalization
         if original is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
             return TilePooling2D
+        if original is layers.Activation and on_tensorflow and _is_smooth(layer):
+            return Activation
         return original
 
     return replace_layers(model, faster)
@@ -146,6 +183,10 @@ def _is_pointwise(layer: keras.Layer) -> bool:
     config = layer.get_config()
     sizes = {*config["kernel_size"], *config["strides"], config["groups"]}
     return sizes == {1} and config["activation"] == "linear"
+
+
+def _is_smooth(layer: keras.Layer) -> bool:
+    return layer.get_config()["activation"] in ("silu", "hard_silu", "gelu", "mish")
 
 
 def _is_tiled(layer: keras.Layer) -> bool:

@@ -11,7 +11,7 @@ STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 f
 }
 DOWN_SAMPLING = ("max_pool", "max_pool_3x3", "average_pool", "convolution")
 STAGE_CHOICES = ("all", "tail")
-ACTIVATIONS = ("relu", "silu", "gelu", "mish", "leaky_relu")
+ACTIVATIONS = ("relu", "silu", "hard_silu", "gelu", "mish", "leaky_relu")
 
 
 def total_stride(stem: str) -> int:
