@@ -210,7 +210,7 @@ def test_images_without_what_the_task_needs_are_refused_before_training(layout, 
 
 def test_a_holdout_without_images_is_refused(source):
     none = {**source.manifest, "counts": {**source.manifest["counts"], "holdout": 0}}
-    with pytest.raises(ValueError, match="no class has the two train images that a hold-out need"):
+    with pytest.raises(ValueError, match="no class has the two training images that"):
         evaluation_size(none, "holdout")
 
 

@@ -171,7 +171,11 @@ def test_a_finished_conversion_needs_no_archive(layout, tmp_path, capsys):
     shutil.rmtree(layout)
     assert convert(layout, output, **SHARDS) == manifest
     assert prepare_dataset("tiny-imagenet", output, archive=layout, **SHARDS) == manifest
-    assert "already holds" in capsys.readouterr().out
+    images = manifest["counts"]
+    assert (
+        f"{output} already holds tiny-imagenet: {images['train']} training images "
+        f"({images['holdout']} of them the hold-out), {images['validation']} validation images."
+    ) in capsys.readouterr().out
     with pytest.raises(DatasetError, match="holds tiny-imagenet-like"):
         prepare_dataset("tiny-shapes", output)
 

@@ -35,8 +35,8 @@ class OnDevice(Resized):
     """A network whose input is a plan and the array of all images, see `Plans`.
 
     Args:
-        network: See `Resized`.
-        batch_size: Images of a step.
+        network: see `Resized`.
+        batch_size: images of a step.
     """
 
     def __init__(self, network: keras.Model, batch_size: int) -> None:
@@ -94,9 +94,9 @@ class Plans(keras.utils.PyDataset):
     """The plans of batches, with the array that they take their images from.
 
     Args:
-        batches: Of which the plans are.
-        images: All images, on the device.
-        together: Whole batches that are one item.
+        batches: of which the plans are.
+        images: all images, on the device.
+        together: whole batches that are one item.
     """
 
     def __init__(self, batches: Batches, images: Any, together: int) -> None:
@@ -120,11 +120,11 @@ class Plans(keras.utils.PyDataset):
 
 
 class Feeder:
-    """Makes of batches what `fit` and `evaluate` are to be given.
+    """Turns batches into what `fit` and `evaluate` take.
 
     Args:
-        on_device: Whether the model is an `OnDevice`.
-        runs: Folder in whose folder `compiled` programs are kept for it, between processes.
+        on_device: whether the model is an `OnDevice`.
+        runs: folder in whose folder `compiled` programs are kept for it, between processes.
     """
 
     def __init__(self, on_device: bool, runs: Path) -> None:
@@ -152,8 +152,8 @@ class Feeder:
         A run that goes on from one of its own checkpoints gets the number that it had.
 
         Args:
-            steps: Per epoch.
-            done: Of the epoch that the run is in.
+            steps: per epoch.
+            done: of the epoch that the run is in.
         """
         if not self.on_device:
             return 1

@@ -10,7 +10,7 @@ DISTRIBUTIONS = ("auto", "none")
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run needs to know about them. Each takes an equal part of every batch."""
+    """The devices of a run. Each takes an equal part of every batch."""
 
     count: int = 1  # all together
     process: int = 0  # this one, counted from 0; process 0 alone writes files
@@ -25,7 +25,7 @@ class Devices:
         return self.parallel.scope() if self.parallel else contextlib.nullcontext()
 
     def synchronize_batch_norm(self, model: Any) -> None:
-        """Lets BatchNorm see whole batches, as on one device. On JAX it does anyhow."""
+        """Lets BatchNorm see whole batches, as on one device. On JAX it does so anyway."""
         import keras
 
         for layer in model.layers if self.mirrored else ():
@@ -38,7 +38,7 @@ class Devices:
         return self.process == 0
 
     def broadcast(self, *numbers: int) -> tuple[int, ...]:
-        """What process 0 passes; waits for all processes."""
+        """The numbers that process 0 passes; waits for all processes."""
         if self.processes == 1:
             return numbers
         import numpy as np

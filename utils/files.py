@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Opens a temporary file that takes the place of `path` when the block ends without an error.
 
     Args:
-        path: File to write or replace; its folder is made.
+        path: file to write or replace; its folder is made.
         mode: "w" or "wb", as for `open`.
 
     Yields:
@@ -60,15 +60,15 @@ def locked(file: Path, timeout: float = -1) -> Iterator[Exception | None]:
     """Holds the lock of a file, which the system opens again if this process dies.
 
     Args:
-        file: Its folder must exist.
-        timeout: Seconds to wait for another process; -1: as long as it takes.
+        file: its folder must exist.
+        timeout: seconds to wait for another process; -1: as long as it takes.
 
     Yields:
         None; or what the drive says if it has no locks, and then nothing is held.
 
     Raises:
-        filelock.Timeout: Another process holds it.
-        OSError: The file cannot be made.
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be made.
     """
     lock = FileLock(file, timeout=timeout, fallback_to_soft=False)
     without = None
@@ -88,8 +88,8 @@ def save_model(model: Any, path: Path) -> None:
     """Saves a model as a `.keras` file, whole or not at all.
 
     Args:
-        model: A `keras.Model`.
-        path: Ends in ".keras"; its folder is made.
+        model: a `keras.Model`.
+        path: ends in ".keras"; its folder is made.
     """
     with _replacement(path) as temporary:
         model.save(temporary)
@@ -112,8 +112,8 @@ def write_advice(number: int | None, otherwise: str) -> str:
     """What helps after a failed write.
 
     Args:
-        number: The error's `errno`, if it has one.
-        otherwise: What helps whatever the reason, such as "choose another run_dir".
+        number: the error's `errno`, if it has one.
+        otherwise: what helps whatever the reason, such as "choose another run_dir".
 
     Returns:
         `otherwise`, after what helps against a full disk or missing permissions.
@@ -132,11 +132,11 @@ def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
     stay as they are, since a running variance may be beyond float16.
 
     Args:
-        source: The `.keras` file.
-        target: The new one, written whole or not at all.
+        source: the `.keras` file.
+        target: the new one, written whole or not at all.
 
     Raises:
-        ValueError: A kernel is too large for float16.
+        ValueError: a kernel is too large for float16.
     """
     import h5py  # here, since whatever writes a JSON imports this module
 

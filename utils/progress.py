@@ -62,11 +62,11 @@ class _Nowhere(io.TextIOBase):
 
 
 class Bar(tqdm):
-    """A `tqdm` that a saved notebook holds one line of. Where nobody looks, it is not drawn.
+    """A `tqdm` of which a saved notebook keeps one line; drawn only where somebody can see it.
 
     Args:
         iterable: as `tqdm`'s.
-        looked_at: whether it is this process that somebody may look at.
+        looked_at: whether this process has an output that somebody may see.
         **options: of `tqdm`.
     """
 

@@ -79,10 +79,10 @@ def read_records(path: Path) -> Iterator[bytes]:
     """Yields the records of a file.
 
     Args:
-        path: A TFRecord file without compression.
+        path: a TFRecord file without compression.
 
     Raises:
-        DamagedRecord: The file is not whole; names it and the place.
+        DamagedRecord: the file is not whole; names it and the place.
     """
     with path.open("rb") as file:
         while length := file.read(_LENGTH.size):
@@ -99,13 +99,13 @@ def find_records(path: Path) -> np.ndarray:
     """Where the records of a file are, found by their lengths alone.
 
     Args:
-        path: A TFRecord file without compression.
+        path: a TFRecord file without compression.
 
     Returns:
         int64 (records, 2): the first byte of each and its length.
 
     Raises:
-        DamagedRecord: The file is not whole; names it and the place.
+        DamagedRecord: the file is not whole; names it and the place.
     """
     places, position, end = [], 0, path.stat().st_size
     with path.open("rb", buffering=0) as file:
@@ -128,12 +128,12 @@ def read_at(path: Path, start: int, length: int) -> bytes:
     """Reads one record.
 
     Args:
-        path: A TFRecord file without compression.
-        start: Its first byte.
-        length: In bytes.
+        path: a TFRecord file without compression.
+        start: its first byte.
+        length: in bytes.
 
     Raises:
-        DamagedRecord: A checksum is wrong; names the file and the place.
+        DamagedRecord: a checksum is wrong; names the file and the place.
     """
     with path.open("rb", buffering=0) as file:
         file.seek(start)

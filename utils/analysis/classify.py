@@ -133,7 +133,7 @@ def evaluate_folder(
     batch_size: int = 32,
     resize: int = 256,
 ) -> dict[str, Any]:
-    """Accuracy over a folder with one subfolder per class, as ImageNet's val is usually laid out.
+    """Accuracy over a folder with one subfolder per class, as ImageNet's validation set has it.
 
     Args:
         model: from (n, size, size, 3) of 0..255 to logits (n, classes).

@@ -84,7 +84,7 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
 
 def first_epoch_above(history: Mapping[str, Any], level: float) -> str:
-    """When the top-1 on val first exceeds a level.
+    """When the top-1 on the validation set first exceeds a level.
 
     Args:
         history: of a result.

@@ -42,7 +42,7 @@ _BROKEN = (
 
 
 class DatasetError(ValueError):
-    """The dataset cannot be used as it is; the text names the file and the remedy."""
+    """The dataset cannot be used as it is; the message names the file and the remedy."""
 
 
 def check_disk(folder: Path, needed: int, remedy: str) -> None:
@@ -69,13 +69,13 @@ class Archive:
     What operating systems leave behind is not listed; with a marker neither is what is in `test/`.
 
     Args:
-        path: The archive's own path, for messages.
-        members: All its members, with names as the archive has them.
-        read: Returns the bytes of a member's handle.
-        marker: Name of a file that the dataset's root holds; None: the root is that of the archive.
+        path: the archive's own path, for messages.
+        members: all its members, with names as the archive has them.
+        read: returns the bytes of a member's handle.
+        marker: name of a file that the dataset's root holds; None: the root is that of the archive.
 
     Raises:
-        DatasetError: Unsafe or duplicate names, or no single root.
+        DatasetError: unsafe or duplicate names, or no single root.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Archive:
         """Returns the bytes of one file.
 
         Raises:
-            DatasetError: The file is missing or damaged.
+            DatasetError: the file is missing or damaged.
         """
         if name not in self._files:
             raise DatasetError(f"{self.path}: {name} is missing; pass the complete dataset.")
@@ -158,16 +158,16 @@ def open_archive(
     """Opens a dataset archive for reading.
 
     Args:
-        source: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL of a file.
-        scratch_dir: Existing folder; a tar leaves one scratch file there, at most.
-        sha256: Expected hexadecimal digest of the archive; None checks nothing.
-        marker: Name of a file that the dataset's root holds; see `Archive`.
+        source: path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, or a URL of a file.
+        scratch_dir: existing folder; a tar leaves one scratch file there, at most.
+        sha256: expected hexadecimal digest of the archive; None checks nothing.
+        marker: name of a file that the dataset's root holds; see `Archive`.
 
     Yields:
         The open `Archive`.
 
     Raises:
-        DatasetError: Missing, truncated, corrupt or unsafe archive, or another digest.
+        DatasetError: missing, truncated, corrupt or unsafe archive, or another digest.
     """
     path = download(str(source), sha256) if "://" in str(source) else Path(source)
     if not path.exists():
@@ -219,14 +219,14 @@ def download(url: str, sha256: str | None) -> Path:
     """Downloads into Keras' cache; a copy there is used again only if its sha256 is known.
 
     Args:
-        url: Of the archive.
-        sha256: Its digest, hexadecimal, if known.
+        url: of the archive.
+        sha256: its digest, hexadecimal, if known.
 
     Returns:
         Where the file is.
 
     Raises:
-        DatasetError: It was not downloaded, or has another digest.
+        DatasetError: it was not downloaded, or has another digest.
     """
     import keras  # loads its backend
 

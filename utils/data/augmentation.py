@@ -13,9 +13,9 @@ def draw_crops_and_flips(
     """Draws how each image of a batch is cropped and whether it is flipped.
 
     Args:
-        count: Images.
-        image_size: Their height and width, in pixels.
-        random: All that the result depends on.
+        count: images.
+        image_size: their height and width, in pixels.
+        random: all that the result depends on.
 
     Returns:
         (offsets, flipped): int32 (2, count), rows and columns from the image's corner to that of
@@ -31,8 +31,8 @@ def crop_and_flip(images: np.ndarray, offsets: np.ndarray, flipped: np.ndarray) 
 
     Args:
         images: (batch, height, width, channels), or masks (batch, height, width), contiguous.
-        offsets: See `draw_crops_and_flips`.
-        flipped: Likewise.
+        offsets: see `draw_crops_and_flips`.
+        flipped: likewise.
 
     Returns:
         An array like `images`.
@@ -55,13 +55,13 @@ def crop_and_flip(images: np.ndarray, offsets: np.ndarray, flipped: np.ndarray) 
 def crop_and_flip_boxes(
     boxes: np.ndarray, offsets: np.ndarray, flipped: np.ndarray, image_size: int
 ) -> np.ndarray:
-    """Crops and flips boxes with their images; what is outside of the crop is cut off.
+    """Crops and flips boxes with their images; boxes end at the edge of the crop.
 
     Args:
         boxes: float32 (batch, 4): xmin, ymin, xmax, ymax in [0, 1].
-        offsets: See `draw_crops_and_flips`.
-        flipped: Likewise.
-        image_size: Height and width of the images, in pixels.
+        offsets: see `draw_crops_and_flips`.
+        flipped: likewise.
+        image_size: height and width of the images, in pixels.
 
     Returns:
         An array like `boxes`.
@@ -77,8 +77,8 @@ def reflect(index: Any, size: int) -> Any:
     """Reflects positions outside [0, size) at the border, as `numpy.pad(mode="reflect")`.
 
     Args:
-        index: Integers in (-size, 2 * size - 1), of NumPy or of JAX.
-        size: Of the axis.
+        index: integers in (-size, 2 * size - 1), of NumPy or of JAX.
+        size: of the axis.
 
     Returns:
         An array like `index`.

@@ -27,14 +27,14 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
     """Reads the manifest of a conversion, of this schema or the first.
 
     Args:
-        data_dir: Folder of the records.
-        verify: Whether to check presence and sha256 of each shard.
+        data_dir: folder of the records.
+        verify: whether to check presence and sha256 of each shard.
 
     Returns:
         The manifest.
 
     Raises:
-        DatasetError: No or another manifest, or a shard that is missing or damaged.
+        DatasetError: no or another manifest, or a shard that is missing or damaged.
     """
     path = Path(data_dir, MANIFEST)
     remedy = "run notebooks/01_data_conversion.ipynb"
@@ -70,7 +70,7 @@ def manifest_sha256(manifest: Manifest) -> str:
     from before and after the fields that schema 2 added name the same dataset.
 
     Args:
-        manifest: What `load_manifest` returns.
+        manifest: what `load_manifest` returns.
 
     Returns:
         sha256, hexadecimal.
@@ -121,28 +121,37 @@ def check_choice(name: str, value: str, valid: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(valid)}. Received: {name}={value!r}")
 
 
+def counts_in_words(manifest: Manifest) -> str:
+    """How many images there are, such as "4,800 training images (1,200 …"."""
+    counts = manifest["counts"]
+    return (
+        f"{counts['train']:,} training images ({counts['holdout']:,} of them the hold-out), "
+        f"{counts['validation']:,} validation images"
+    )
+
+
 def evaluation_size(manifest: Manifest, split: str = "val") -> int:
     """Images that a run reports on.
 
     Args:
-        manifest: What `load_manifest` returns.
+        manifest: what `load_manifest` returns.
         split: "val" or "holdout".
 
     Raises:
-        ValueError: Unknown split, or one without images.
+        ValueError: unknown split, or one without images.
     """
     check_choice("split", split, SPLITS)
     size = manifest["counts"]["holdout" if split == "holdout" else "validation"]
     if not size:
         raise ValueError(
-            "split must have images; no class has the two train images that a hold-out needs. "
+            "split must have images; no class has the two training images that a hold-out needs. "
             f"Received: split={split!r}"
         )
     return size
 
 
 def training_size(manifest: Manifest, split: str = "val", fraction: float = 1.0) -> int:
-    """Images that a run trains on: a fraction of train, or of train without the hold-out."""
+    """Images that a run trains on: a fraction of all, or of those outside the hold-out."""
     check_choice("split", split, SPLITS)
     counts = manifest["counts"]
     return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))

@@ -1,7 +1,7 @@
 """Batches, read by index: a plan says which images and how they are cropped and flipped.
 
-The plan of a step is a function of (seed, epoch, step) alone, so a run that is cut off and
-continued sees the very batches it would have seen. Carrying it out is a matter of its own.
+The plan of a step is a function of (seed, epoch, step) alone, so a run that is
+interrupted and continued sees the same batches as one that is not. `read` carries a plan out.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Source:
     """What a run reads.
 
     Raises:
-        ValueError: Unknown split, order or task, or a batch larger than the data.
+        ValueError: unknown split, order or task, or a batch larger than the data.
     """
 
     data_dir: str | os.PathLike  # folder of the records
@@ -99,11 +99,11 @@ class TrainingPlan:
     (arXiv 2404.00498), and github.com/KellerJordan/cifar10-airbench.
 
     Args:
-        source: What is read.
-        arrays: Of train.
-        epochs: Epoch to stop before.
-        start: Steps that are done.
-        hosts: That share each batch.
+        source: what is read.
+        arrays: of the training set.
+        epochs: epoch to stop before.
+        start: steps that are done.
+        hosts: that share each batch.
     """
 
     def __init__(
@@ -160,11 +160,11 @@ class Batches(keras.utils.PyDataset):
     """The batches of a plan, as NumPy arrays; see `read`.
 
     Args:
-        source: What is read.
-        arrays: That the rows of the plan are of.
-        plan: A `Step` for each batch.
-        devices: That share each batch; each process reads its own part of it.
-        weighted: Whether there are weights too, float32 (batch,), 0 for blank images.
+        source: what is read.
+        arrays: that the rows of the plan are of.
+        plan: a `Step` for each batch.
+        devices: that share each batch; each process reads its own part of it.
+        weighted: whether there are weights too, float32 (batch,), 0 for blank images.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ def read(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]
     """Carries out the plan of a step.
 
     Args:
-        arrays: That its rows are of.
-        step: The plan.
-        task: What the targets are.
+        arrays: that its rows are of.
+        step: the plan.
+        task: what the targets are.
 
     Returns:
         (uint8 images (batch, height, width, 3), targets): for classification int32 labels (batch,);
@@ -230,16 +230,16 @@ def training_batches(
     """Batches of several training epochs, one after another.
 
     Args:
-        source: What is read.
-        epochs: Epoch to stop before.
-        start: Steps to leave out, those of earlier epochs among them.
-        devices: That share each batch.
+        source: what is read.
+        epochs: epoch to stop before.
+        start: steps to leave out, those of earlier epochs among them.
+        devices: that share each batch.
 
     Returns:
         `Batches`, `source.steps` an epoch.
 
     Raises:
-        DatasetError: The records are damaged, or their images lack what the task needs.
+        DatasetError: the records are damaged, or their images lack what the task needs.
     """
     arrays = _open(source, "train")
     plan = TrainingPlan(source, arrays, epochs, start, devices.processes)
@@ -256,19 +256,19 @@ def evaluation_batches(
     """The split that a run reports on, in the order of the records.
 
     Args:
-        source: What is read. "classes" has one class after another.
-        on_train: Whether to read images that the run trains on in place of the split: the first
+        source: what is read. "classes" has one class after another.
+        on_train: whether to read images that the run trains on in place of the split: the first
             10,000 of them, as they are, the same ones every time.
-        flipped: Whether to flip all images.
-        devices: That share each batch. For several of them, blank images fill up the last batch,
+        flipped: whether to flip all images.
+        devices: that share each batch. For several of them, blank images fill up the last batch,
             which is smaller otherwise, and there are weights.
 
     Returns:
         `Batches`.
 
     Raises:
-        ValueError: The split has no images.
-        DatasetError: The records are damaged, or their images lack what the task needs.
+        ValueError: the split has no images.
+        DatasetError: the records are damaged, or their images lack what the task needs.
     """
     prefix = "train" if on_train else _prefix(source.split)
     arrays = _open(source, prefix)
@@ -291,10 +291,10 @@ def evaluation_batches(
 
 
 def feed(batches: Batches) -> Any:
-    """What `fit`, `evaluate` and `predict` are to be given of batches.
+    """Turns batches into what `fit`, `evaluate` and `predict` take.
 
     Args:
-        batches: Any batches.
+        batches: any batches.
 
     Returns:
         On TensorFlow a `tf.data.Dataset` of static shapes that a thread reads ahead; elsewhere
@@ -315,7 +315,7 @@ def feed(batches: Batches) -> Any:
 
 
 def without_tuner(dataset: Any) -> Any:
-    """Turns tf.data's tuner off, which Keras would leave on.
+    """Turns off tf.data's autotuner, which Keras would leave on.
 
     It sleeps twice as long each time (10 ms, 20 ms, ...), and a finished iterator is not freed
     before it wakes: an evaluation of 3 seconds would take 5.1.
@@ -331,9 +331,9 @@ def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "
     """The boxes of all images.
 
     Args:
-        data_dir: Folder with the TFRecord shards.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
-        split: `"val"`, `"holdout"`, or `"train"` for all of train.
+        data_dir: folder with the TFRecord shards.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
+        split: `"val"`, `"holdout"`, or `"train"` for all training images.
 
     Returns:
         float32 (images, 4): xmin, ymin, xmax, ymax in [0, 1], in the order of the records.

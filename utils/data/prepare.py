@@ -19,6 +19,7 @@ from utils.data.manifest import (
     Manifest,
     Options,
     check_choice,
+    counts_in_words,
     damaged_shards,
     dataset_of,
     load_manifest,
@@ -58,12 +59,12 @@ def prepare_dataset(
         dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
             "folder" converts an `archive` with a folder of pictures for each class; "imagenet"
             leaves the records of the folder `archive` where they are and writes their index.
-        data_dir: Folder of the records.
-        archive: See `convert`; None: Tiny ImageNet's official address. Not used for "tiny-shapes".
-        sha256: See `convert`.
-        train_shards: See `convert`.
-        validation_shards: See `convert`.
-        **options: Of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
+        data_dir: folder of the records.
+        archive: see `convert`; None: Tiny ImageNet's official address. Not used for "tiny-shapes".
+        sha256: see `convert`.
+        train_shards: see `convert`.
+        validation_shards: see `convert`.
+        **options: of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
             `folder.read_folder`; of "imagenet", `image_size`. What is not passed may be anything in
             records that are there.
 
@@ -71,8 +72,8 @@ def prepare_dataset(
         The manifest.
 
     Raises:
-        ValueError: Unknown dataset or option.
-        DatasetError: See `convert`; or `data_dir` holds another dataset, other options, or what a
+        ValueError: unknown dataset or option.
+        DatasetError: see `convert`; or `data_dir` holds another dataset, other options, or what a
             folder of pictures held before it was changed.
     """
     check_choice("dataset", dataset, DATASETS)
@@ -121,19 +122,19 @@ def convert(
     for, it is rebuilt, but only from the data that it was made from.
 
     Args:
-        archive: Path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, also one of the parquet
+        archive: path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, also one of the parquet
             files of zh-plus/tiny-imagenet (see `datasets.parquet`), or a URL. In place of the
             official URL a file of its name in `data/`, or a tar of it, is taken if there is one.
-        output_dir: Folder of the records: new, empty or of an earlier conversion.
-        sha256: Expected digest of the archive file; the official URL has its own.
-        train_shards: Number of train files; None is what is there, or 16.
-        validation_shards: Number of validation files; None is what is there, or 2.
+        output_dir: folder of the records: new, empty or of an earlier conversion.
+        sha256: expected digest of the archive file; the official URL has its own.
+        train_shards: number of training files; None is what is there, or 16.
+        validation_shards: number of validation files; None is what is there, or 2.
 
     Returns:
         The manifest, as in `output_dir/manifest.json`.
 
     Raises:
-        DatasetError: Anything wrong with the archive, its files, `output_dir` or the disk; or
+        DatasetError: anything wrong with the archive, its files, `output_dir` or the disk; or
             `output_dir` needs to be rebuilt and holds other data than the archive.
     """
     shards = _check_shards(train_shards, validation_shards)
@@ -227,7 +228,7 @@ def _is_finished(output_dir: str | os.PathLike, found: Manifest, shards: Shards)
     """Whether the records are undamaged and in the numbers of shards that were asked for."""
     damaged = damaged_shards(output_dir, found)
     if not damaged and shards.items() <= _shards_of(found).items():
-        print(f"{output_dir} already holds {found['dataset']}, {found['counts']} images.")
+        print(f"{output_dir} already holds {found['dataset']}: {counts_in_words(found)}.")
         return True
     reason = f"damaged: {', '.join(damaged)}" if damaged else "other numbers of shards asked for"
     print(f"The records in {output_dir} are to be rebuilt ({reason}).")

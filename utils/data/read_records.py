@@ -32,7 +32,7 @@ PREFIXES = ("train", "validation")
 
 
 class Arrays(NamedTuple):
-    """All images of train or validation, in the order of `read_examples`."""
+    """All images of the training or validation set, in the order of `read_examples`."""
 
     images: np.ndarray  # uint8 (n, height, width, 3), mapped
     labels: np.ndarray  # int32 (n,), from 0
@@ -47,12 +47,12 @@ def read_examples(
     """Yields the records of some shards: the first of each shard, then the second of each.
 
     Args:
-        data_dir: Folder of the records.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
+        data_dir: folder of the records.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         prefix: "train" or "validation".
 
     Raises:
-        DatasetError: A shard is missing or damaged.
+        DatasetError: a shard is missing or damaged.
     """
     shards = [tfrecord.read_records(path) for path in _shards(data_dir, manifest, prefix)]
     try:
@@ -64,21 +64,21 @@ def read_examples(
 
 
 def open_arrays(data_dir: str | os.PathLike, manifest: Manifest, prefix: str) -> Arrays:
-    """Opens the decoded records; decodes them if that has not been done, or damage was done.
+    """Opens the decoded records; decodes them if that has not been done, or if they are damaged.
 
     They are in `data_dir`, or where that cannot be written in Keras' cache. Several processes may
     call this at once: one decodes, the others wait.
 
     Args:
-        data_dir: Folder of the records.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
+        data_dir: folder of the records.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         prefix: "train" or "validation".
 
     Returns:
         `Arrays`.
 
     Raises:
-        DatasetError: A record is damaged, an image cannot be decoded or is of another size, a label
+        DatasetError: a record is damaged, an image cannot be decoded or is of another size, a label
             is out of range, or there is no room for the arrays.
     """
     folder = _decoded_folder(Path(data_dir), manifest, prefix)
@@ -100,8 +100,8 @@ def encoded_images(
     """The JPEG bytes of the images that a run reports on, in the order in which it does.
 
     Args:
-        data_dir: Folder of the records.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
+        data_dir: folder of the records.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         split: "val" or "holdout".
 
     Returns:
@@ -122,12 +122,12 @@ def encoded_images(
 def read_samples(
     data_dir: str | os.PathLike, manifest: Manifest, *, count: int = 32
 ) -> list[tuple[bytes, str, tuple[float, ...] | None]]:
-    """The first train records, shard by shard, to be looked at.
+    """The first training records, shard by shard, to be looked at.
 
     Args:
-        data_dir: Folder of the records.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
-        count: How many, at most.
+        data_dir: folder of the records.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
+        count: how many, at most.
 
     Returns:
         List of (JPEG bytes, words of the class, box), the box as (xmin, ymin, xmax, ymax) in [0, 1]

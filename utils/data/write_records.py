@@ -39,8 +39,8 @@ def describe_layout(layout: Layout, options: Options | None = None) -> Manifest:
     """What a manifest says of a dataset before its images are read.
 
     Args:
-        layout: All images.
-        options: What the dataset was drawn or prepared with, if it was.
+        layout: all images.
+        options: what the dataset was drawn or prepared with, if it was.
 
     Returns:
         The manifest, still without shards and without what only the images tell.
@@ -76,18 +76,18 @@ def write_records(
     """Reads and checks all images; writes the shards, then the manifest.
 
     Args:
-        source: The open archive.
-        layout: Its images.
-        folder: An empty folder.
-        shards: Number of files of each split.
-        description: What `describe` says of the layout.
+        source: the open archive.
+        layout: its images.
+        folder: an empty folder.
+        shards: number of files of each split.
+        description: what `describe_layout` says of it.
 
     Returns:
         The complete manifest.
 
     Raises:
-        DatasetError: An image that is not as described.
-        OSError: The disk is full, say.
+        DatasetError: an image that is not as described.
+        OSError: the disk is full, say.
     """
     manifest = {**description, "grayscale": {}, "shards": {}}
     digest = hashlib.sha256()
@@ -174,7 +174,7 @@ def _read_ahead(
 
 
 def choose_holdout(layout: Layout) -> list[str]:
-    """Chooses the hold-out of train; RandomState, whose numbers NumPy promises not to change."""
+    """Chooses the hold-out; by RandomState, whose numbers NumPy promises not to change."""
     random = np.random.RandomState(HOLDOUT_SEED)
     names: dict[str, list[str]] = {wnid: [] for wnid in layout.classes}
     for image in layout.splits["train"]:
@@ -192,11 +192,11 @@ def encode_record(
     """Serializes one record.
 
     Args:
-        image: What is known of the image.
-        data: Its JPEG bytes.
+        image: what is known of the image.
+        data: its JPEG bytes.
         mask: PNG bytes of its mask, if it has one.
-        label: Of its class, from 1.
-        size: Its height and width, in pixels.
+        label: of its class, from 1.
+        size: its height and width, in pixels.
 
     Returns:
         A `tf.train.Example` in TensorFlow's ImageNet schema.

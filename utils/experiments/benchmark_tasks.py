@@ -89,6 +89,12 @@ def operations(
 ) -> dict[str, dict[str, float]]:
     """Time of a training step by kind of operation, from TensorFlow's profiler.
 
+    Args:
+        preset: name of the network, or the fields of a `FishNetConfig`, in order.
+        fast_layers: whether to use `utils.models.fast_layers`.
+        batch_size: images per step.
+        steps: steps that are profiled, after three others.
+
     Returns:
         Dict: ms_by_operation, milliseconds per step summed over threads, largest first.
     """

@@ -1,4 +1,4 @@
-"""What the ablations and the search share."""
+"""Options and the uncertainty that ablations and search share."""
 
 from typing import Any
 

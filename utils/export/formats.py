@@ -83,7 +83,14 @@ def _options(form: str, images: Iterable[np.ndarray]) -> dict[str, Any]:
 
 
 def training_images(data_dir: str | Path, count: int = CALIBRATION) -> list[np.ndarray]:
-    """The first training images of a folder of records, uint8 (height, width, 3).
+    """The first training images of a folder of records.
+
+    Args:
+        data_dir: folder of the records.
+        count: how many, at most.
+
+    Returns:
+        List of uint8 arrays (height, width, 3).
 
     Raises:
         DatasetError: there are no records; says how to have them made.

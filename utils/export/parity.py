@@ -24,7 +24,7 @@ from utils.training.results import read_result, result_path, write_result
 RUNS = ("simple-tuned-20ep-seed0", "complex-tuned-12ep-seed0")
 PACKAGES = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "torch")
 BATCH_SIZE = 100
-IMAGES = 500  # of val; for int8, which is not to compute the same, all of them
+IMAGES = 500  # of the validation set; for int8, which is not to compute the same, all of them
 
 Logits = Callable[[np.ndarray], np.ndarray]  # from pixels of 0..255 (n, size, size, 3)
 

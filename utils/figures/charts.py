@@ -136,7 +136,7 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
 
 
 def plot_gap(rows: pd.DataFrame) -> Figure:
-    """Train and val top-1 of each row, joined by a line: its length is the generalization gap.
+    """Training and validation top-1 of each row; the line between them is the generalization gap.
 
     Args:
         rows: as `utils.analysis.tables.summary` returns them.

@@ -45,7 +45,7 @@ def draw_blocks() -> Figure:
 
 
 def draw_flow() -> Figure:
-    """The way from the archive to the report, and what happens when a training is cut off.
+    """The way from the archive to the report, and what happens when a training is interrupted.
 
     Returns:
         The matplotlib `Figure`.

@@ -16,7 +16,7 @@ from utils.training.results import TITLES
 
 
 def plot_ablations(table: pd.DataFrame) -> Figure:
-    """What each change costs or gains in hold-out top-1, and the top-1 on train beside it.
+    """What each change costs or gains in hold-out top-1, and the training top-1 beside it.
 
     Args:
         table: as `utils.experiments.ablations.ablation_table` returns it.

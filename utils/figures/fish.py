@@ -26,7 +26,7 @@ def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
 
     Args:
         model: a model of `build_fishnet`; shapes are read from its stage layers.
-        ax: Matplotlib axes to draw on; by default those of a new figure, 16 cm wide.
+        ax: matplotlib axes to draw on; by default those of a new figure, 16 cm wide.
 
     Returns:
         The axes.

@@ -65,7 +65,7 @@ def image_grid(
 
 
 def shorten(name: str, length: int = 16) -> str:
-    """A class name, cut off where it is too long for a small image's title."""
+    """A class name, shortened where it is too long for a small image's title."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

@@ -40,8 +40,8 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
     """A table of five symptoms by variant; where a symptom is shown, the cell is orange.
 
     Args:
-        table: As `utils.experiments.layers_in_call.symptoms.symptoms` returns it.
-        course: The row of the same network in `utils.analysis.published.COURSE_REPORT`, with what
+        table: as `utils.experiments.layers_in_call.symptoms.symptoms` returns it.
+        course: the row of the same network in `utils.analysis.published.COURSE_REPORT`, with what
             `utils.experiments.layers_in_call.symptoms.beside` says of it.
 
     Returns:

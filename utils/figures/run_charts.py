@@ -14,7 +14,7 @@ from utils.training.results import TITLES
 class LivePlot:
     """Loss, accuracy and learning rate by epoch, in one output of a notebook that grows.
 
-    It is made to be the `watch` of `utils.training.run.train`. The last figure is in `figure`.
+    Serves as `watch` of `utils.training.run.train`. The last figure is in `figure`.
     """
 
     def __init__(self) -> None:

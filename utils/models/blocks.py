@@ -1,4 +1,4 @@
-"""What every convolutional network here is made of: functions from a tensor to a tensor.
+"""The blocks of every convolutional network here: functions from a tensor to a tensor.
 
 The names of their layers begin with what the caller gives them.
 """

@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: str | Path, size: int) -> Picture:
-    """A file of a visitor.
+    """Reads a picture that a visitor chose.
 
     Args:
         path: the file.
@@ -44,7 +44,11 @@ def read_picture(path: str | Path, size: int) -> Picture:
 
 
 def drawn_picture(drawing: Image.Image | None, size: int) -> Picture:
-    """A drawing of a visitor, of mode RGB.
+    """What a visitor drew, as a picture.
+
+    Args:
+        drawing: of mode RGB; None without one.
+        size: of the network's input, in pixels.
 
     Raises:
         ImageError: nothing was drawn.

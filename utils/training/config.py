@@ -286,7 +286,7 @@ class RunConfig:
 
     @property
     def data_options(self) -> dict[str, typing.Any]:
-        """What `utils.data.prepare.prepare_dataset` is to be told beside the archive."""
+        """The options of `utils.data.prepare.prepare_dataset` besides the archive."""
         usual = DEFAULTS.get(self.dataset, {})
         names = DATA_OPTIONS.get(self.dataset, ())
         return {name: getattr(self, name) or usual[name] for name in names}
@@ -309,7 +309,7 @@ class RunConfig:
 
     @property
     def parameters(self) -> dict[str, typing.Any]:
-        """What 03_train must be given for this run; the rest is its default."""
+        """The parameters of 03_train that this run sets; the others are at their defaults."""
         resolved = self.resolve()
         named = {name: getattr(resolved, name) for name in ("preset", "recipe", "epochs", "seed")}
         return named | self._changed(self._derived())
@@ -370,7 +370,7 @@ class RunConfig:
 
 
 class ResolvedConfig(RunConfig):
-    """A run of which all is known, as `RunConfig.resolve` returns it: to read, not to change."""
+    """A run in which all is resolved, as `RunConfig.resolve` returns it: to read, not to change."""
 
     epochs: int
     batch_size: int

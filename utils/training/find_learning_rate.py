@@ -1,4 +1,4 @@
-"""A short training whose learning rate rises from step to step shows which one is worth a try."""
+"""A learning-rate range test: a short training whose rate rises from step to step."""
 
 import contextlib
 from pathlib import Path

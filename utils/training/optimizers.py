@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the recipes, and what averaged weights need."""
+"""Optimizers and schedules of the recipes, and BatchNorm statistics for averaged weights."""
 
 import itertools
 import math
@@ -221,7 +221,7 @@ def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.opti
 
 
 def estimate_batch_norm(model: keras.Model, batches: Iterable[Any], count: int = 20) -> None:
-    """Estimates BatchNorm's statistics anew, for weights that were never trained: averages of such.
+    """Estimates BatchNorm's statistics for averaged weights, with which no training step was done.
 
     Args:
         model: whose running means and variances become the means of those of the batches.

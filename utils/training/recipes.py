@@ -56,7 +56,7 @@ class Recipe:
     l2: float = 0.0  # times the kernels, added to their gradients
     augment: bool = False  # random crops and horizontal flips
     flip: str = "random"  # in `FLIPS`; how images are flipped where they are augmented
-    standardize: bool = False  # per-channel mean and deviation of train; otherwise / 255
+    standardize: bool = False  # per-channel mean and deviation of the training set; otherwise / 255
     label_smoothing: float = 0.0  # part of the target that is spread over all classes
     ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
     image_sizes: str = "full"  # in training; or, with shares of the epochs, as "32x14-48x6-64x2"

@@ -1,4 +1,4 @@
-"""One run, one JSON: the only way that numbers take from training to tables and figures."""
+"""One run, one JSON: from these files alone tables and figures take their numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # per 
 
 
 def history_names(task: str = "classification") -> tuple[str, ...]:
-    """The lists in a history: the task's metrics, on train and on the split, and the costs."""
+    """The lists in a history: the task's metrics in training and on the split, and the costs."""
     reported = tuple(REPORTED[task])
     return (*reported, *(f"val_{name}" for name in reported), *COSTS)
 
@@ -206,7 +206,7 @@ def load_results(results_dir: str | Path) -> list[dict[str, Any]]:
         results_dir: folder of result JSONs.
 
     Returns:
-        List of results, best val top-1 last.
+        List of results, the best top-1 on the validation set last.
     """
     results = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
     return sorted((r for r in results if is_reportable(r)), key=lambda r: r["metrics"]["top1"])

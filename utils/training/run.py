@@ -1,4 +1,4 @@
-"""Trains one network as a `RunConfig` says; may be cut off and started again at any time.
+"""Trains one network as a `RunConfig` says; may be interrupted and started again at any time.
 
 All state of a run is in its `run_dir`: `config.json`, `checkpoints/` and, at the end,
 `model.keras`. The numbers are in the result JSON (see `utils.training.results`).
@@ -190,7 +190,7 @@ def _next_stop(config: ResolvedConfig, model: keras.Model, state: TrainState) ->
     size, end = config.full_recipe.phase(state.epoch, config.epochs)
     if size:
         model.train_at(size)
-    return state.epoch + 1 if state.step else end  # first what was cut off
+    return state.epoch + 1 if state.step else end  # first what was interrupted
 
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:

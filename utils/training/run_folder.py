@@ -35,7 +35,7 @@ class TrainState:
 
 
 class TrainingError(RuntimeError):
-    """A run cannot start, go on or end; the text says why and what helps."""
+    """A run cannot start, continue or end; the message says why and what helps."""
 
 
 class CheckpointError(RuntimeError):

@@ -14,7 +14,7 @@ L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One task."""
+    """The loss and the metrics of one task."""
 
     loss: Callable  # from label_smoothing to a loss of (targets, outputs)
     metrics: Callable  # from the number of classes to Keras metrics

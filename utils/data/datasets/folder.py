@@ -39,15 +39,15 @@ def read_folder(source: Archive, *, image_size: int, val_share: float) -> Layout
     Of pictures in a class that are the same, byte for byte, one is taken.
 
     Args:
-        source: The open archive.
-        image_size: Height and width in the records, in pixels.
-        val_share: Of each class, where there is no split; at least one picture.
+        source: the open archive.
+        image_size: height and width in the records, in pixels.
+        val_share: of each class, where there is no split; at least one picture.
 
     Returns:
         The layout, complete and consistent. Folder names are the ids of the classes.
 
     Raises:
-        DatasetError: Fewer than two classes, a class without a picture or with too few for a split,
+        DatasetError: fewer than two classes, a class without a picture or with too few for a split,
             pictures in no class folder, classes that are not those of the other split, or the same
             picture in two classes or splits.
     """
@@ -91,9 +91,9 @@ def read_picture(source: Archive, image: ImageFile, size: int) -> Read:
     """Reads one picture: upright, on white, its central square scaled.
 
     Args:
-        source: The open archive.
-        image: What to read.
-        size: Height and width of the result, in pixels.
+        source: the open archive.
+        image: what to read.
+        size: height and width of the result, in pixels.
 
     Returns:
         JPEG bytes, as they are if that changes nothing; None; and those bytes decoded.

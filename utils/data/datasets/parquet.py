@@ -34,7 +34,7 @@ def unpack_parquet(source: Archive) -> Archive:
     """Gives the images of parquet files as an archive in Tiny ImageNet's layout.
 
     Args:
-        source: The open archive, or folder, with the parquet files.
+        source: the open archive, or folder, with the parquet files.
 
     Returns:
         An archive in memory, with the validation images sorted by class.

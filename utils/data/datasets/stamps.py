@@ -32,13 +32,13 @@ def fetch_stamps(folder: str | os.PathLike) -> Path:
     """Downloads the package and sorts its photographs, unless that has been done.
 
     Args:
-        folder: Of the class folders.
+        folder: of the class folders.
 
     Returns:
         `folder`.
 
     Raises:
-        DatasetError: Where there is no Debian or Ubuntu, or no network.
+        DatasetError: where there is no Debian or Ubuntu, or no network.
     """
     folder = Path(folder)
     if folder.exists():
@@ -63,8 +63,8 @@ def sort_stamps(stamps: Path, folder: Path) -> Path:
     """Copies the photographs of the classes.
 
     Args:
-        stamps: The package's folder of them.
-        folder: Of the class folders.
+        stamps: the package's folder of them.
+        folder: of the class folders.
 
     Returns:
         `folder`.

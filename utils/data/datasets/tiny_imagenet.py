@@ -2,13 +2,13 @@
 
 wnids.txt                           class ids (WordNet), one a line
 words.txt                           id, tab, words
-train/<wnid>/images/*.JPEG          train images of a class
+train/<wnid>/images/*.JPEG          training images of a class
 train/<wnid>/<wnid>_boxes.txt       file, x0, y0, x1, y1; tab-separated; optional
 val/images/*.JPEG                   validation images
 val/val_annotations.txt             file, wnid, x0, y0, x1, y1; tab-separated
 .../masks/*.png                     beside images/, optional: 0 background, 1 + class index
 
-Taken as well is what has been sorted for ImageFolder: train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or
+Accepted as well is what was sorted for ImageFolder: train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or
 val/<wnid>/images/*.JPEG, whose validation images then have no boxes: all else is the same.
 """
 
@@ -41,13 +41,13 @@ def read_layout(source: Archive) -> Layout:
     x begins at x / 64, and the official boxes, which end at 63 at most, stay short of 1.
 
     Args:
-        source: The open archive.
+        source: the open archive.
 
     Returns:
         The layout, complete and consistent.
 
     Raises:
-        DatasetError: Missing or extra class folders, a class without an image, images without
+        DatasetError: missing or extra class folders, a class without an image, images without
             annotation or annotations without image, unknown wnids, malformed lines, or other
             counts than the official ones for the official classes.
     """
@@ -93,15 +93,15 @@ def read_checked_image(source: Archive, image: ImageFile, classes: int) -> Read:
     """Reads and decodes one image, and its mask if it has one.
 
     Args:
-        source: The open archive.
-        image: What to read.
-        classes: Number of classes, the highest value of a mask.
+        source: the open archive.
+        image: what to read.
+        classes: number of classes, the highest value of a mask.
 
     Returns:
         JPEG bytes, PNG bytes of the mask or None, and the decoded image, 64x64 RGB or L (gray).
 
     Raises:
-        UnusableImage: Not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
+        UnusableImage: not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
     """
     data, mask = source.read(image.name), None
     decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))

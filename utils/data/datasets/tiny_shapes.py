@@ -42,10 +42,10 @@ def draw_tiny_shapes(
     An image depends only on the seed, its split, its class and its number.
 
     Args:
-        root: Folder to write into; made if missing.
-        train_per_class: Number of train images per class.
-        validation_per_class: Number of validation images per class.
-        seed: Not negative.
+        root: folder to write into; made if missing.
+        train_per_class: number of training images per class.
+        validation_per_class: number of validation images per class.
+        seed: not negative.
 
     Returns:
         `root`, with wnids.txt, words.txt, train/ and val/; beside each images/ a masks/ with PNG
@@ -77,10 +77,10 @@ def draw_image(
     """Draws one image.
 
     Args:
-        shape: One of `SHAPES`.
-        hue: One of `HUES`.
-        texture: One of `TEXTURES`.
-        random: Source of all that varies.
+        shape: one of `SHAPES`.
+        hue: one of `HUES`.
+        texture: one of `TEXTURES`.
+        random: source of all that varies.
 
     Returns:
         The image, 64x64 RGB, and the object's coverage of each pixel, 64x64 in 0..255.
@@ -181,10 +181,10 @@ def _write_layout(
     """Writes images with masks, and the boxes around these, in Tiny ImageNet's layout.
 
     Args:
-        root: Folder to write into; made if missing.
-        wnids: Class ids in the order of wnids.txt.
-        words: Words of each class id.
-        images: Yields (split, wnid, base name, image, inside): split is "train" or "val", image an
+        root: folder to write into; made if missing.
+        wnids: class ids in the order of wnids.txt.
+        words: words of each class id.
+        images: yields (split, wnid, base name, image, inside): split is "train" or "val", image an
             RGB `PIL.Image` of 64x64, and inside an "L" one that is not zero where the object is.
 
     Returns:

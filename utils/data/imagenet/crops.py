@@ -36,7 +36,7 @@ def opencv() -> Any:
     """The module `cv2`.
 
     Raises:
-        DatasetError: It is not installed.
+        DatasetError: it is not installed.
     """
     try:
         import cv2
@@ -52,8 +52,8 @@ def draw_resized_crops(count: int, random: np.random.RandomState) -> tuple[np.nd
     """Draws how each image of a batch is cropped, colored and flipped, a column per image.
 
     Args:
-        count: Images.
-        random: All that the result depends on.
+        count: images.
+        random: all that the result depends on.
 
     Returns:
         (numbers, flipped): float64 (4 * attempts + 3, count), of which the first are uniform in
@@ -68,8 +68,8 @@ def crop_box(height: int, width: int, uniform: np.ndarray) -> tuple[int, int, in
     """A random part of an image: of 8 to 100 % of its area, 3:4 to 4:3.
 
     Args:
-        height: Of the image, in pixels.
-        width: Likewise.
+        height: of the image, in pixels.
+        width: likewise.
         uniform: (attempts, 4) in [0, 1); the first crop that fits is taken, or the center.
 
     Returns:
@@ -98,8 +98,8 @@ def augmented(image: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         image: uint8 (height, width, 3).
-        numbers: Of `draw_resized_crops`, for this image.
-        size: Of the result, in pixels.
+        numbers: of `draw_resized_crops`, for this image.
+        size: of the result, in pixels.
 
     Returns:
         uint8 (size, size, 3).
@@ -120,7 +120,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         image: uint8 (height, width, 3).
-        size: Of the result, in pixels.
+        size: of the result, in pixels.
 
     Returns:
         uint8 (size, size, 3).

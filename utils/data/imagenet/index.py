@@ -42,17 +42,17 @@ def index_records(
     Of each record the length is read, of the first of each file all of it.
 
     Args:
-        folder: With the files of train and validation, in a layout of `LAYOUTS`. A class list of
+        folder: with the files of both splits, in a layout of `LAYOUTS`. A class list of
             `CLASS_LISTS` there says how many classes there are; otherwise it is 1,000.
-        data_dir: Folder for the manifest and the index.
-        image_size: Of the images that a network is to be given, in pixels.
-        known: The manifest that is there, of the same records elsewhere.
+        data_dir: folder for the manifest and the index.
+        image_size: of the images that a network is to be given, in pixels.
+        known: the manifest that is there, of the same records elsewhere.
 
     Returns:
         The manifest.
 
     Raises:
-        DatasetError: No folder of this machine, a file is missing or cut off, is of another schema,
+        DatasetError: no folder of this machine, a file is missing, truncated or of another schema,
             or a label is outside of the class list; or these are others than `known` is of.
     """
     if "://" in str(folder):
@@ -118,7 +118,7 @@ def _write(data_dir: Path, index: dict[str, np.ndarray], manifest: Manifest) -> 
 
 
 def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
-    """The layout of a folder, and the files of train and validation in order."""
+    """The layout of a folder, and the files of both splits in order."""
     names = sorted(file.name for file in folder.iterdir())
     for layout in LAYOUTS:
         found = {

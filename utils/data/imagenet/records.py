@@ -48,12 +48,12 @@ def label_of(example: Any, layout: Layout, classes: int) -> int:
     """The label of a record, from 0.
 
     Args:
-        example: The record.
-        layout: Of its file.
-        classes: How many there are.
+        example: the record.
+        layout: of its file.
+        classes: how many there are.
 
     Raises:
-        ValueError: There is no such class.
+        ValueError: there is no such class.
     """
     label = example.features.feature[layout.label].int64_list.value[0]
     if not 0 <= label - layout.first < classes:
@@ -65,15 +65,15 @@ def label_of(example: Any, layout: Layout, classes: int) -> int:
 
 
 class RecordFiles:
-    """The records of train or validation, read by row.
+    """The records of the training or validation set, read by row.
 
     Args:
-        data_dir: Folder of the manifest and the index.
-        manifest: What `utils.data.manifest.load_manifest` returns for it.
+        data_dir: folder of the manifest and the index.
+        manifest: what `utils.data.manifest.load_manifest` returns for it.
         prefix: "train" or "validation".
 
     Raises:
-        DatasetError: The index is damaged, or OpenCV is missing.
+        DatasetError: the index is damaged, or OpenCV is missing.
     """
 
     def __init__(self, data_dir: str | os.PathLike, manifest: Manifest, prefix: str) -> None:
@@ -107,17 +107,17 @@ class RecordFiles:
         its files hold fewer images than others' it reads a few of them twice.
 
         Args:
-            used: The rows to choose from, in their order.
-            random: All that the result depends on.
-            steps: Batches.
-            batch: Images of a batch.
-            hosts: That share it.
+            used: the rows to choose from, in their order.
+            random: all that the result depends on.
+            steps: batches.
+            batch: images of a batch.
+            hosts: that share it.
 
         Returns:
             Rows, int (steps * batch,); of each batch the first part is the first host's.
 
         Raises:
-            ValueError: There are fewer files than hosts.
+            ValueError: there are fewer files than hosts.
         """
         parts = []
         for host in range(hosts):
@@ -139,7 +139,7 @@ class RecordFiles:
         """The encoded image of a row, and its label from 0.
 
         Raises:
-            DatasetError: Its record is damaged, or the label out of range.
+            DatasetError: its record is damaged, or the label out of range.
         """
         path = self.paths[self.shards[row]]
         start, length = map(int, self.places[row])
@@ -157,13 +157,13 @@ class RecordFiles:
 
         Args:
             rows: int (batch,); a negative one is a black image of label 0.
-            moves: Of `draw_resized_crops`; None or no numbers take the center.
+            moves: of `draw_resized_crops`; None or no numbers take the center.
 
         Returns:
             (uint8 (batch, size, size, 3), int32 labels (batch,)).
 
         Raises:
-            DatasetError: A record is damaged.
+            DatasetError: a record is damaged.
         """
         images = np.zeros((len(rows), self.size, self.size, 3), np.uint8)
         labels = np.zeros(len(rows), np.int32)
@@ -196,8 +196,8 @@ class Thumbnails(Sequence):
     """The encoded images of some records in the order of the rows, small, one at a time.
 
     Args:
-        records: That they are of.
-        side: Of the shorter side, in pixels.
+        records: that they are of.
+        side: of the shorter side, in pixels.
     """
 
     def __init__(self, records: RecordFiles, side: int = 96) -> None:

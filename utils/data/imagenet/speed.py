@@ -15,9 +15,9 @@ def images_per_second(folder: str | os.PathLike, image_size: int, seconds: float
     """Reads training batches for some time, decoded, cropped and flipped.
 
     Args:
-        folder: See `index_records`.
-        image_size: Of the images that are given, in pixels.
-        seconds: To read for, after the first batch.
+        folder: see `index_records`.
+        image_size: of the images that are given, in pixels.
+        seconds: to read for, after the first batch.
 
     Returns:
         Images per second.

@@ -24,8 +24,8 @@ class Part(layers.Layer):
     """One layer, made once or, as the fault has it, re-created in every call.
 
     Args:
-        make: A function that makes it.
-        manner: A key of `variants.MANNERS`.
+        make: a function that makes it.
+        manner: a key of `variants.MANNERS`.
     """
 
     def __init__(self, make: Any, manner: str) -> None:
@@ -79,7 +79,7 @@ class Parts:
     """Makes the parts of one network.
 
     Args:
-        variant: What its fault is.
+        variant: what its fault is.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -239,9 +239,9 @@ class FishNet(tf_keras.Model):
     """A FishNet classifier.
 
     Args:
-        config: Widths and depths; its kinds of blocks must be the default ones.
-        variant: Which layers are re-created in every call.
-        num_classes: Number of classes.
+        config: widths and depths; its kinds of blocks must be the default ones.
+        variant: which layers are re-created in every call.
+        num_classes: number of classes.
     """
 
     def __init__(self, config: FishNetConfig, variant: Variant, num_classes: int = 200) -> None:

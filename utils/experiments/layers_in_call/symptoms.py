@@ -21,8 +21,8 @@ CHANCE = 1 / 200  # top-1 of a guess among the classes
 
 # When a symptom counts as shown, beside the network without the fault. There memory creeps, too, as
 # allocators warm up, and CPU seconds differ by a tenth from epoch to epoch. Two thirds: the course
-# report's train accuracy is 0.6 of what its recipe gives here after a third of its epochs, its val
-# accuracy a quarter of what goes with such a train accuracy.
+# report's training accuracy is 0.6 of what its recipe gives here after a third of its epochs, its
+# validation accuracy a quarter of what goes with such a training accuracy.
 LIMITS = {
     "memory": 10.0,  # growth for each call of the network, above it
     "seconds": 1.2,  # CPU time of the last epoch over that of the second, above it
@@ -38,7 +38,7 @@ def symptoms(results_dir: str | Path = "report/results") -> pd.DataFrame:
     over the seeds of the twin's runs, which hold for each manner. What no run shows is NaN.
 
     Args:
-        results_dir: Folder of the results.
+        results_dir: folder of the results.
 
     Returns:
         Table with a row for each variant that has a result, and the columns network, which, manner,
@@ -51,7 +51,7 @@ def symptoms(results_dir: str | Path = "report/results") -> pd.DataFrame:
         without the fault has.
 
     Raises:
-        FileNotFoundError: If there is no result of the network without the fault.
+        FileNotFoundError: if there is no result of the network without the fault.
     """
     once = accuracies(results_dir, "none")
     eager = result_path(results_dir, run_id("simple", "none", "once", 0))
@@ -121,13 +121,13 @@ def learning(runs: dict[int, dict], once: dict[int, dict]) -> dict[str, float]:
 def beside(train: float, val: float, sound: Mapping[str, Any]) -> dict[str, float]:
     """Sets accuracies beside those of the network without the fault.
 
-    A network that has learned less has a lower val accuracy for that alone, and one that is trained
-    for longer a wider gap: so val is set beside the epoch with the same train accuracy.
+    A network that has learned less has a lower validation accuracy for that alone, and one that is
+    trained for longer a wider gap: so validation is compared at the same training accuracy.
 
     Args:
-        train: Train top-1.
-        val: Val top-1.
-        sound: Histories `top1` and `val_top1` of the network without the fault.
+        train: training top-1.
+        val: validation top-1.
+        sound: histories `top1` and `val_top1` of the network without the fault.
 
     Returns:
         times_train (over the last epoch's) and times_val (over val top-1 at the same train top-1,

@@ -38,15 +38,15 @@ def build_variant(preset: str, variant: Variant) -> Any:
     """Builds and compiles a network as the course report trained it.
 
     Args:
-        preset: A key of `utils.models.presets.PRESETS`: a FishNet, or a baseline of
+        preset: a key of `utils.models.presets.PRESETS`: a FishNet, or a baseline of
             `keras.applications`, in which nothing is re-created.
-        variant: Which layers are re-created in every call.
+        variant: which layers are re-created in every call.
 
     Returns:
         A compiled `tf_keras.Model` from float32 images of 64 x 64 pixels to 200 logits.
 
     Raises:
-        ValueError: If the preset is another kind of network.
+        ValueError: if the preset is another kind of network.
     """
     config = PRESETS[preset]
     if isinstance(config, BaselineConfig):
@@ -75,8 +75,8 @@ def graph_error(preset: str, variant: Variant) -> str | None:
     """Trains two steps on random images in a graph.
 
     Args:
-        preset: As for `build`.
-        variant: As for `build`.
+        preset: as for `build_variant`.
+        variant: as for `build_variant`.
 
     Returns:
         What the error says of variables, or all of it where it is another one; None without one.
@@ -95,10 +95,10 @@ class Epochs(tf_keras.callbacks.Callback):
     """Measures each epoch.
 
     Args:
-        history: The result's lists by epoch, which grow.
-        batches: Training images to evaluate as val is.
-        steps: Of an epoch.
-        batch_size: Images of a step.
+        history: the result's lists by epoch, which grow.
+        batches: training images to evaluate as the hold-out is.
+        steps: of an epoch.
+        batch_size: images of a step.
     """
 
     def __init__(self, history: dict, batches: Any, steps: int, batch_size: int) -> None:
@@ -150,18 +150,18 @@ def train_variant(
     data_dir: str = "data/tiny-imagenet",
     results_dir: str = "report/results",
 ) -> Path:
-    """Trains on a part of train, reports on the hold-out, writes the result.
+    """Trains on a part of the training set, reports on the hold-out, writes the result.
 
     Args:
-        variant: Which layers are re-created in every call.
-        preset: A key of `utils.models.presets.PRESETS`.
-        seed: Of weights and order.
-        epochs: Passes over the images.
-        steps: Of an epoch, and at most this many of evaluation; None: all.
-        batch_size: Images of a step.
-        fraction: Share of train without the hold-out that is used.
-        data_dir: Folder of the TFRecords.
-        results_dir: Where the JSON goes.
+        variant: which layers are re-created in every call.
+        preset: a key of `utils.models.presets.PRESETS`.
+        seed: of weights and order.
+        epochs: passes over the images.
+        steps: of an epoch, and at most this many of evaluation; None: all.
+        batch_size: images of a step.
+        fraction: share of the training set without the hold-out that is used.
+        data_dir: folder of the TFRecords.
+        results_dir: where the JSON goes.
 
     Returns:
         Its path.

@@ -5,7 +5,7 @@ Needs neither TensorFlow nor Keras.
 
 import dataclasses
 
-EVALUATED_TRAIN_BATCHES = 10  # of training images that are evaluated as val is, after each epoch
+EVALUATED_TRAIN_BATCHES = 10  # of training images, evaluated as the hold-out is, after each epoch
 
 # What is re-created in every call: (of which layers, in words)
 LAYERS = {
@@ -32,7 +32,7 @@ class Variant:
     """Which layers are re-created in every call, and how.
 
     Raises:
-        ValueError: If there is no such kind of layer or manner, or one without the other.
+        ValueError: if there is no such kind of layer or manner, or one without the other.
     """
 
     which: str  # a key of `LAYERS`

@@ -75,7 +75,7 @@ class Measurements(keras.callbacks.Callback):
         self.start = self.trained = 0.0  # when it began and ended
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Notes when the epoch began; in an epoch that was cut off, brings its sums back."""
+        """Notes when the epoch began; in an epoch that was interrupted, restores its sums."""
         self.start, self.trained = time.perf_counter() - self.state.elapsed, 0.0
         for variable, array in self.sums:
             variable.assign(array)
@@ -178,7 +178,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class RawWeights(keras.callbacks.Callback):
-    """Gives the model its own weights back, in whose place `fit` ends with their average."""
+    """Restores the model's own weights, which `fit` replaces by their average at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class RawWeights(keras.callbacks.Callback):
         self.weights = self.model.get_weights()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Puts them back."""
+        """Restores them."""
         self.model.set_weights(self.weights)
 
 
@@ -210,7 +210,7 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
         self.past_losses, self.initial_rate = past_losses, initial_rate
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Brings counters and learning rate to where they were."""
+        """Restores counters and learning rate."""
         super().on_train_begin(logs)
         self.model.optimizer.learning_rate = self.initial_rate
         for epoch, loss in enumerate(self.past_losses):

@@ -27,6 +27,14 @@ def evaluate_at_the_end(
 ) -> list[Any] | None:
     """Evaluates on training images as they are; with `ema`, also the average of the weights.
 
+    Args:
+        config: of the run.
+        source: what it reads.
+        devices: that it is trained on.
+        model: after the last step; its optimizer has the average.
+        feeder: of the model.
+        result: of the run; gets `metrics_train` and, with `ema`, `metrics_ema`.
+
     Returns:
         That average, with BatchNorm's statistics as they are with it; the model keeps its weights.
     """
@@ -56,7 +64,15 @@ def finish(
     average: list[Any] | None,
     result: dict[str, Any],
 ) -> None:
-    """Writes the final weights, the predictions and the complete result."""
+    """Writes the final weights, the predictions and the complete result.
+
+    Args:
+        config: of the run.
+        source: what it reads.
+        weights: of the last step.
+        average: of the weights, as `evaluate_at_the_end` returns it.
+        result: of the run, which is complete then.
+    """
     folder = Path(config.run_dir)
     final = new_model(config, source.manifest)
     if average is not None:

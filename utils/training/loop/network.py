@@ -1,4 +1,4 @@
-"""What a run's config stands for: its images, its network, compiled, and all its variables."""
+"""Builds what a run's config describes: its images, its compiled network and all variables."""
 
 import dataclasses
 from typing import Any
