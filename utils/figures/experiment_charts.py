@@ -141,10 +141,10 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True)
     widths = sorted(set(table["width"]))
     # Not the colors of networks: a line is several of them.
-    styles = dict(zip(widths, zip("os^vD", "60241", strict=True), strict=False))
+    styles = dict(zip(widths, zip("os^vD", "63041", strict=True), strict=False))
     for axes, x in zip(panels, ("parameters", "macs"), strict=True):
         for width, group in table.groupby("width"):
             label = str(Fraction(width).limit_denominator(16))
