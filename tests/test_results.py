@@ -47,7 +47,7 @@ def test_round_trip_and_shape_checks(tmp_path):
         results.write_result(path, make_result(history=uneven))
     assert results.read_result(path) == make_result()
     path.write_text("{")
-    with pytest.raises(ValueError, match="a.json is not a result JSON"):
+    with pytest.raises(ValueError, match="a.json is damaged or half-written"):
         results.read_result(path)
 
 

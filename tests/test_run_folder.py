@@ -16,7 +16,10 @@ import pytest
 import runs
 from filelock import FileLock
 
+from utils.analysis.classify import load_classifier
+from utils.files import DamagedFile
 from utils.training import run_folder
+from utils.training.predictions import load_predictions
 from utils.training.results import read_result
 from utils.training.run import train
 from utils.training.run_folder import (
@@ -134,6 +137,44 @@ def test_new_checkpoints_outlive_damaged_ones_of_a_higher_number(tmp_path):
     assert [n[:10] for n in names_in(tmp_path) if "damaged" in n] == ["epoch-0004", "epoch-0005"]
 
 
+def test_files_whose_copy_was_interrupted_are_named_and_made_again(make_config):
+    config = make_config(epochs=1)
+    expected = train(config)
+    folder = Path(config.run_dir)
+
+    def refusal(name, use, half=0.5):
+        file = folder / name
+        data = file.read_bytes()
+        file.write_bytes(data[: int(half * len(data))])
+        with pytest.raises(DamagedFile) as error:
+            use()
+        file.unlink()
+        again = "Copy it again from where it is whole, or "
+        begin, _, remedy = str(error.value).partition(again)
+        assert begin.startswith(f"{file} is damaged or half-written (")
+        return remedy
+
+    assert refusal("model.keras", lambda: load_classifier(config.run_dir)) == (
+        "train its network again."
+    )
+    for half in (0.5, 0):
+        shutil.copy(folder / "run.npz", folder / "copy.npz")
+        assert refusal("copy.npz", lambda: load_predictions(folder / "copy.npz"), half) == (
+            "delete it and the run's JSON, and the command of its run writes both anew."
+        )
+    (folder / "run.npz").unlink()
+    assert refusal("run.json", lambda: train(config)) == (
+        "delete it, and the command of its run writes it anew."
+    )
+    assert refusal("config.json", lambda: train(config)) == (
+        "delete it, and the run goes on with the parameters that you give; give those it had."
+    )
+    found = train(config)
+    assert found["history"] == expected["history"]
+    assert found["metrics"] == expected["metrics"]
+    assert len(load_classifier(config.run_dir)[1]) == 24
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(make_config, killed, capsys):
     whole, cut = train(make_config("whole", epochs=2)), make_config("cut", epochs=2)
     killed(cut, 1)
@@ -248,6 +289,17 @@ def test_a_lease_that_is_lost_is_said(drive, capsys):
         (drive / "lease").unlink()
         while "no longer held by this process" not in capsys.readouterr().out:
             time.sleep(0.02)
+
+
+def test_a_lease_that_was_half_written_is_named(drive):
+    drive.mkdir(parents=True)
+    (drive / "lease").touch()
+    with pytest.raises(TrainingError) as error, run_folder.lock(drive):
+        pass
+    assert str(error.value).endswith(
+        f"it holds {drive}/lease. Wait for it, stop it, or use another run_dir. "
+        "If there is none, delete that file."
+    )
 
 
 def test_a_drive_of_this_machine_has_a_lock_alone(tmp_path):

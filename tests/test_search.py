@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from utils.experiments import processes, search
+from utils.files import DamagedFile
 from utils.training.results import history_names
 
 ROOT = Path(__file__).parents[1]
@@ -247,3 +248,19 @@ def test_unknown_study():
 def test_one_study_or_several():
     assert search.study_names("activation") == ["activation"]  # as in `-p studies activation`
     assert search.study_names(["size", "dropout"]) == ["size", "dropout"]
+
+
+def test_a_journal_whose_copy_was_interrupted(tmp_path):
+    journal = tmp_path / "journal.log"
+    study = search.open_study("dropout", journal)
+    study.enqueue_trial({"dropout": 0.2})
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-20])  # in the middle of the last line
+    assert not search.open_study("dropout", journal).trials
+    search.open_study("dropout", journal).enqueue_trial({"dropout": 0.5})
+    assert len(search.open_study("dropout", journal).trials) == 1
+    journal.write_bytes(whole[:20] + b"\0\n" + whole[20:])
+    with pytest.raises(DamagedFile) as error:
+        search.open_study("dropout", journal)
+    assert str(error.value).startswith(f"{journal} is damaged or half-written (")
+    assert str(error.value).endswith("or delete it: the runs' results are kept, and count at once.")

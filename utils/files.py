@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import secrets
 import zipfile
@@ -19,6 +20,51 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 MOUNTED = ("fuse", "nfs", "cifs", "smb", "9p", "davfs")  # beginnings of types of file systems
+
+
+class DamagedFile(ValueError):
+    """A file cannot be read, such as one whose copy was interrupted; names it and what helps.
+
+    Args:
+        path: of the file.
+        reason: what the reader said.
+        remedy: what helps where there is no whole copy, such as "delete it".
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: object, remedy: str) -> None:
+        super().__init__(
+            f"{path} is damaged or half-written ({reason}). Copy it again from where it is whole, "
+            f"or {remedy}."
+        )
+
+
+def read_json(path: str | os.PathLike, remedy: str) -> Any:
+    """Reads a JSON file; raises `DamagedFile` with `remedy` if that cannot be done."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedFile(path, error, remedy) from error
+
+
+def load_model(path: str | os.PathLike, **options: Any) -> Any:
+    """Loads a `.keras` file, as `keras.models.load_model` does, which calls half a file missing.
+
+    Args:
+        path: of the file.
+        **options: of `keras.models.load_model`.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        DamagedFile: the file is there, but not whole.
+        ValueError: what Keras says, of a missing file for example.
+    """
+    import keras  # here, since whatever writes a JSON imports this module
+
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise DamagedFile(path, "it has no end", "train its network again")
+    return keras.models.load_model(path, **options)
 
 
 @contextlib.contextmanager

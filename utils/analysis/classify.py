@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from utils.data.pictures import ImageError, central_square, read_image
+from utils.files import load_model
 from utils.training.predictions import load_predictions
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}  # of the images of a labeled folder
@@ -48,7 +49,7 @@ def load_classifier(
     """
     own = Path(run_id, f"{Path(run_id).name}.npz")
     if own.exists():
-        return keras.models.load_model(Path(run_id, "model.keras")), _words(own)
+        return load_model(Path(run_id, "model.keras")), _words(own)
     valid = kept_classifiers(results_dir=results_dir, weights_dir=weights_dir)
     if run_id not in valid:
         raise ValueError(
@@ -56,7 +57,7 @@ def load_classifier(
             f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
         )
     weights = Path(weights_dir, f"{run_id}.keras")
-    return keras.models.load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
+    return load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
 
 
 def _words(predictions: Path) -> list[str]:

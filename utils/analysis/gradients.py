@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from utils.experiments.catalog import gradient_runs
 from utils.experiments.processes import run_missing
+from utils.files import load_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
 from utils.training.predictions import SAMPLES, decode_image, load_predictions
@@ -146,7 +147,7 @@ def keep_gradient_norms(
     """
     path = result_path(results_dir, run_id)
     result = read_result(path)
-    model = keras.models.load_model(Path(runs_dir, run_id, "model.keras"))
+    model = load_model(Path(runs_dir, run_id, "model.keras"))
     result["command"] = "python -m utils.analysis.gradients"
     result["gradient_norms"] = gradient_norms(model, *kept_images(predictions))
     write_result(path, result)

@@ -11,6 +11,7 @@ import pandas as pd
 from utils.data.manifest import ORDERS, load_manifest
 from utils.data.pipeline import evaluation_batches, feed
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
+from utils.files import load_model
 from utils.models.fast_layers import replace_layers
 from utils.training import results
 from utils.training.config import ResolvedConfig, RunConfig
@@ -237,7 +238,7 @@ def evaluate_with_batch_statistics(
             f"{config.run_dir}/model.keras is missing. Delete {config.result_file} and run "
             "`python -m utils.experiments.catalog ablations`, which trains it again."
         )
-    model = with_batch_statistics(keras.models.load_model(f"{config.run_dir}/model.keras"))
+    model = with_batch_statistics(load_model(f"{config.run_dir}/model.keras"))
     compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
     source = dataclasses.replace(
         source_of(config, load_manifest(config.data_dir)), record_order=record_order

@@ -7,6 +7,7 @@ when that process dies. The next sweep continues the point's run from its last c
 
 import contextlib
 import itertools
+import os
 import time
 import warnings
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.experiments.processes import finish
+from utils.files import DamagedFile
 from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.recipes import OPTIMIZERS
 from utils.training.results import complete_result
@@ -121,6 +123,7 @@ def open_study(name: str, journal: str | Path) -> optuna.Study:
 
     Raises:
         ValueError: unknown name, with the valid ones.
+        utils.files.DamagedFile: the journal cannot be read.
     """
     study_names(name)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -128,13 +131,25 @@ def open_study(name: str, journal: str | Path) -> optuna.Study:
     journal.parent.mkdir(parents=True, exist_ok=True)
     # Optuna's own lock is a symbolic link, which a killed process leaves behind.
     lock = FileLock(journal.with_name(f".{journal.name}.lock"))
+    with lock:
+        _drop_half_a_line(journal)
     backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
+    try:
+        storage = optuna.storages.JournalStorage(backend)
+    except (ValueError, LookupError, AssertionError) as error:  # of lines that are no entries
+        remedy = "delete it: the runs' results are kept, and count at once"
+        raise DamagedFile(journal, error, remedy) from error
     return optuna.create_study(
-        study_name=name,
-        storage=optuna.storages.JournalStorage(backend),
-        direction="maximize",
-        load_if_exists=True,
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True
     )
+
+
+def _drop_half_a_line(journal: Path) -> None:
+    """Removes what follows the last whole line; another one after it would make both unreadable."""
+    content = journal.read_bytes() if journal.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(journal, whole)
 
 
 def sweep(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from utils.files import load_model
 from utils.models.baselines import build_application, build_resnext, build_unet
 from utils.models.blocks import Normalization, initializer
 from utils.models.fast_layers import replace_layers
@@ -109,7 +110,7 @@ def load_weights(
             f"name must be a run with kept weights: {', '.join(valid) or 'none'}; or the path of a "
             f".keras file. Received: {str(name)!r}"
         )
-    trained = keras.models.load_model(path, compile=False)
+    trained = load_model(path, compile=False)
     size, classes = trained.input_shape[1], _classes(trained)
     wanted = (size if image_size is None else image_size, num_classes or classes)
     if wanted == (size, classes):
@@ -274,7 +275,7 @@ def _load_weights_of(path: str | Path) -> dict[str, list]:
     if not Path(path).is_file():
         raise ValueError(f"initial_weights must be a .keras file. Received: {path}, no such file")
     try:
-        saved = keras.models.load_model(path, compile=False)
+        saved = load_model(path, compile=False)
     except Exception as error:  # of whatever kind Keras and the formats below it raise
         raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
     return {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.analysis.classify import kept_classifiers, load_classifier
 from utils.analysis.gradients import grad_cam
+from utils.files import load_model
 from utils.training.results import read_result, result_path
 
 STAGES = {"Tail": "tail_3", "Body": "body_3", "Head": "head_1"}  # where each part decides
@@ -60,7 +61,7 @@ class Networks:
             return None
         with self._lock:
             if BOX_RUN not in self._loaded:
-                self._loaded[BOX_RUN] = keras.models.load_model(self._box_weights), []
+                self._loaded[BOX_RUN] = load_model(self._box_weights), []
         model, _ = self._loaded[BOX_RUN]
         if model.input_shape[1:] != image.shape:
             return None

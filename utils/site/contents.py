@@ -15,6 +15,7 @@ from utils.analysis.published import COURSE_REPORT, LITERATURE
 from utils.analysis.tables import Results, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
+from utils.files import load_model
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results
 
@@ -49,7 +50,7 @@ def site_contents(root: str | Path = ".") -> dict[str, Any]:
     colors = {preset: to_hex(color) for preset, color in palette.items()}
     first = predictions[results[0]["run_id"]]
     best = results[-1]["run_id"]
-    model = keras.models.load_model(Path(root, f"report/weights/{best}.keras"))
+    model = load_model(Path(root, f"report/weights/{best}.keras"))
     return {
         "repository": REPOSITORY,
         "runs": [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in results],

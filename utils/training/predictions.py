@@ -14,7 +14,7 @@ from PIL import Image
 from utils.data.manifest import Manifest
 from utils.data.pipeline import Batches, Source, evaluation_batches, feed
 from utils.data.read_records import encoded_images
-from utils.files import compact_model, replacing
+from utils.files import DamagedFile, compact_model, load_model, replacing
 from utils.training.config import ResolvedConfig, RunConfig
 
 LARGEST_KEPT_WEIGHTS = 4 * 2**20  # bytes
@@ -67,7 +67,7 @@ def kept_model(config: RunConfig) -> keras.Model:
             f"The weights of {config.run_id} are neither {kept} nor {own}. Without "
             f"{config.result_file} it is trained again."
         )
-    return keras.models.load_model(file)
+    return load_model(file)
 
 
 def keep_predictions(
@@ -174,9 +174,17 @@ def load_predictions(path: str | os.PathLike) -> dict[str, Any]:
     Returns:
         Dict: labels (images,), classes and probabilities (images, 5) of the five most probable,
         words (classes,), sample (samples,) indices, and jpeg, the samples' bytes.
+
+    Raises:
+        utils.files.DamagedFile: the file cannot be read.
     """
-    with np.load(path) as file:
-        kept = {name: file[name] for name in file.files}
+    with open(path, "rb") as opened:
+        try:
+            with np.load(opened) as file:
+                kept = {name: file[name] for name in file.files}
+        except Exception as error:  # whatever the damage makes of a zip file
+            remedy = "delete it and the run's JSON, and the command of its run writes both anew"
+            raise DamagedFile(path, error, remedy) from error
     ends = np.cumsum(kept.pop("jpeg_sizes"))
     kept["jpeg"] = [part.tobytes() for part in np.split(kept["jpeg"], ends[:-1])]
     return kept

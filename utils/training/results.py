@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import environment
-from utils.files import replacing
+from utils.files import read_json, replacing
 from utils.training.recipes import current_name
 from utils.training.run_folder import TrainingError, more_epochs
 
@@ -125,10 +125,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is not a result; names it.
     """
-    try:
-        result = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a result JSON ({error})") from error
+    result = read_json(path, "delete it, and the command of its run writes it anew")
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         schema = result.get("schema") if isinstance(result, dict) else None
         raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {schema}")

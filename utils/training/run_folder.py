@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, SoftFileLease, Timeout
 
-from utils.files import is_mounted, locked, replacing
+from utils.files import is_mounted, locked, read_json, replacing
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -70,9 +70,11 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
                 file = file.with_name(LEASE)
                 stack.enter_context(_leased(file, wait))
         except Timeout:
+            # A lease that was half-written when its process died is empty, and never void.
+            empty = " If there is none, delete that file." if file.name == LEASE else ""
             raise TrainingError(
                 f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, "
-                "or use another run_dir."
+                f"or use another run_dir.{empty}"
             ) from None
         except OSError as error:
             raise TrainingError(
@@ -124,13 +126,14 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     Raises:
         TrainingError: the folder is of another run, and names what differs; or of a version that
             read the images in another order.
+        utils.files.DamagedFile: `config.json` cannot be read.
     """
     path, identity = Path(folder, "config.json"), config.identity()
     if not path.exists():
         with replacing(path, "w") as file:
             json.dump({**identity, "manifest_sha256": manifest_sha256}, file, indent=1)
         return
-    found = json.loads(path.read_text())
+    found = _read_config(path)
     differences = config.differences(found, manifest_sha256)
     if not differences and found.get("input", 1) == identity["input"]:
         return
@@ -151,7 +154,12 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
 def begun_precision(folder: str | Path) -> str | None:
     """The precision of the run that is in a folder; None if there is none yet."""
     path = Path(folder, "config.json")
-    return json.loads(path.read_text())["precision"] if path.exists() else None
+    return _read_config(path)["precision"] if path.exists() else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    remedy = "delete it, and the run goes on with the parameters that you give; give those it had"
+    return read_json(path, remedy)
 
 
 def more_epochs(folder: str | Path, differences: list[str]) -> str:
