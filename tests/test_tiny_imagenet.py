@@ -173,7 +173,7 @@ def test_a_finished_conversion_needs_no_archive(layout, tmp_path, capsys):
     assert prepare_dataset("tiny-imagenet", output, archive=layout, **SHARDS) == manifest
     images = manifest["counts"]
     assert (
-        f"{output} already holds tiny-imagenet: {images['train']} training images "
+        f"{output} already holds tiny-imagenet-like: {images['train']} training images "
         f"({images['holdout']} of them the hold-out), {images['validation']} validation images."
     ) in capsys.readouterr().out
     with pytest.raises(DatasetError, match="holds tiny-imagenet-like"):
