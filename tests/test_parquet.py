@@ -66,29 +66,33 @@ def images_of(layout):
 
 
 def write_parquet(folder, images, names=("n01", "n02", "n03")):
-    folder.mkdir()
-    features = {"image": {"_type": "Image"}}
+    """As the library `datasets` writes them."""
+    folder.mkdir(parents=True)
+    features = {"image": {"decode": True, "id": None, "_type": "Image"}}
     if names:
-        features["label"] = {"names": list(names), "_type": "ClassLabel"}
-    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+        features["label"] = {"names": list(names), "id": None, "_type": "ClassLabel"}
+    schema = pa.schema(
+        {
+            "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+            "label": pa.int64(),
+        },
+        {b"huggingface": json.dumps({"info": {"features": features}}).encode()},
+    )
     for split, pairs in images.items():
-        table = pa.table(
-            {
-                "image": [{"bytes": data, "path": None} for data, _ in pairs],
-                "label": [label for _, label in pairs],
-            }
-        )
-        table = table.replace_schema_metadata(metadata)
-        pq.write_table(table, folder / f"{split}-00000-of-00001-1359597a978bc4fa.parquet")
+        rows = [{"image": {"bytes": data, "path": None}, "label": label} for data, label in pairs]
+        file = folder / f"{split}-00000-of-00001-1359597a978bc4fa.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema), file, row_group_size=5)
     return folder
 
 
 def test_parquet_files_are_the_official_archive_without_boxes(official, tmp_path):
     whole = convert(official, tmp_path / "a", **SHARDS)
-    folder = write_parquet(tmp_path / "data", images_of(official))
+    folder = write_parquet(tmp_path / "hub" / "data", images_of(official))
     found = convert(folder, tmp_path / "b", **SHARDS)
     assert {name: found[name] for name in SAME} == {name: whole[name] for name in SAME}
     assert found["records_sha256"] != whole["records_sha256"]  # for the boxes
+    (tmp_path / "hub" / "README.md").touch()  # the whole repository, as it is downloaded
+    assert convert(tmp_path / "hub", tmp_path / "c", **SHARDS) == found
 
 
 def test_validation_images_sorted_by_class_are_the_same(official, tmp_path):
@@ -125,6 +129,10 @@ def test_images_that_were_encoded_again_are_said(official, tmp_path, capsys):
         ("no names", "the parquet files do not name their classes; pass those of "
          "zh-plus/tiny-imagenet as they are."),
         ("damaged", "download it again."),
+        ("no label", "train-00000-of-00001-1359597a978bc4fa.parquet, row 2: the label must be "
+         "from 0 to 2. Received: -1"),
+        ("no bytes", "train-00000-of-00001-1359597a978bc4fa.parquet, row 2: there are no bytes "
+         "of an image; pass the files as they are on the hub."),
         ("no pyarrow", "holds parquet files, which are read by pyarrow: pip install pyarrow"),
     ],
 )  # fmt: skip
@@ -132,6 +140,11 @@ def test_what_is_refused(layout, tmp_path, monkeypatch, change, text):
     images = images_of(layout)
     if change == "no val":
         del images["valid"]
+    data, label = images["train"][2]
+    if change == "no label":
+        images["train"][2] = (data, -1)
+    if change == "no bytes":
+        images["train"][2] = (None, label)
     names = () if change == "no names" else sorted(CLASSES)
     folder = write_parquet(tmp_path / "data", images, names)
     if change == "damaged":

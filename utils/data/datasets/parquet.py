@@ -44,13 +44,19 @@ def unpack_parquet(source: Archive) -> Archive:
     """
     members, made_up = [], 0
     wnids: list[str] = []
-    for split, table in _tables(source):
+    for file, split, table in _tables(source):
         wnids = _class_names(source, table)
         official = _is_official(wnids)
         names = _official_names() if official else {}
         for row, (label, image) in enumerate(zip(table["label"], table["image"], strict=True)):
-            wnid = wnids[label.as_py()]
+            place = f"{source.path}: {file}, row {row}"
+            wnid = _class_of(label.as_py(), wnids, place)
             data = image["bytes"].as_py()
+            if data is None:
+                raise DatasetError(
+                    f"{place}: there are no bytes of an image; pass the files as they are on the "
+                    "hub."
+                )
             name = posixpath.basename(image["path"].as_py() or "")
             known = names.get((split, wnid, zlib.crc32(data)))
             made_up += official and not known
@@ -70,8 +76,8 @@ def unpack_parquet(source: Archive) -> Archive:
     return Archive(source.path, members, bytes, "wnids.txt")
 
 
-def _tables(source: Archive) -> Iterator[tuple[str, Any]]:
-    """Yields the tables, with their split."""
+def _tables(source: Archive) -> Iterator[tuple[str, str, Any]]:
+    """Yields name, split and table of each file."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -94,7 +100,7 @@ def _tables(source: Archive) -> Iterator[tuple[str, Any]]:
             raise DatasetError(
                 f"{source.path}: {name} cannot be read ({error}); download it again."
             ) from error
-        yield split, table.combine_chunks()
+        yield name, split, table.combine_chunks()
 
 
 def _split_of(name: str) -> str | None:
@@ -112,6 +118,14 @@ def _class_names(source: Archive, table: Any) -> list[str]:
             f"{source.path}: the parquet files do not name their classes; pass those of "
             "zh-plus/tiny-imagenet as they are."
         ) from error
+
+
+def _class_of(label: int | None, wnids: list[str], place: str) -> str:
+    if label is None or not 0 <= label < len(wnids):
+        raise DatasetError(
+            f"{place}: the label must be from 0 to {len(wnids) - 1}. Received: {label}"
+        )
+    return wnids[label]
 
 
 def _is_official(wnids: list[str]) -> bool:
