@@ -46,17 +46,25 @@ def fetch_stamps(folder: str | os.PathLike) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stamps-", dir=folder.parent) as scratch:
         try:
-            subprocess.run(["apt-get", "download", PACKAGE], cwd=scratch, check=True)
+            _run(["apt-get", "download", PACKAGE], scratch)  # which checks the package's digest
             (package,) = Path(scratch).glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", package.name, "."], cwd=scratch, check=True)
-        except (OSError, subprocess.CalledProcessError, ValueError) as error:
+            _run(["dpkg-deb", "-x", package.name, "."], scratch)
+            sorted_pictures = sort_stamps(Path(scratch, STAMPS), Path(scratch, "sorted"))
+        except (OSError, ValueError) as error:
             raise DatasetError(
                 f"{PACKAGE} was not downloaded ({error}); give a folder of pictures of your own, "
                 "or on Debian or Ubuntu run apt-get update first."
             ) from error
-        sorted_pictures = sort_stamps(Path(scratch, STAMPS), Path(scratch, "sorted"))
         sorted_pictures.replace(folder)
     return folder
+
+
+def _run(command: list[str], folder: str) -> None:
+    """Runs a command; a `ValueError` has the last that it said if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"{command[0]} ended with {done.returncode}"]
+        raise ValueError(said[-1])
 
 
 def sort_stamps(stamps: Path, folder: Path) -> Path:
@@ -68,6 +76,9 @@ def sort_stamps(stamps: Path, folder: Path) -> Path:
 
     Returns:
         `folder`.
+
+    Raises:
+        ValueError: There are no photographs of a class.
     """
     for name, place in CLASSES.items():
         target = folder / name
@@ -76,4 +87,6 @@ def sort_stamps(stamps: Path, folder: Path) -> Path:
             parts = picture.relative_to(stamps).parts
             if not NO_PHOTOGRAPHS.intersection(parts):
                 shutil.copy(picture, target / "-".join(parts))
+        if not any(target.iterdir()):
+            raise ValueError(f"it has no photographs in {place}")
     return folder
