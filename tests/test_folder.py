@@ -1,6 +1,8 @@
 """Pictures in class folders: what is taken for one, how it is divided, and what is refused."""
 
+import errno
 import io
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -314,6 +316,87 @@ def test_folders_that_are_refused(pets, change, text):
         if change == "copies":
             picture(pets / "fish" / "2.png", seed=33)
     assert refusal(pets) == text
+
+
+def test_files_that_are_not_there_or_not_ours_are_listed_with_the_others(pets):
+    for name in ("a", "b"):  # two of one size
+        (pets / "cat" / f"{name}.png").symlink_to("/nowhere.png")
+    (pets / "dog" / "text.png").write_text("no picture")
+    first, *lines = refusal(pets).splitlines()
+    assert first == "3 images cannot be used:"
+    error = "cannot be read ([Errno 2] No such file or directory: "
+    for name in ("a", "b"):
+        path = pets / "cat" / f"{name}.png"
+        assert f"{pets}: cat/{name}.png {error}'{path}'); replace or remove it." in lines
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(pets, tmp_path):
+    for i in range(2):
+        picture(tmp_path / "elsewhere" / f"{i}.png", seed=200 + i)
+    (pets / "fish").symlink_to(tmp_path / "elsewhere")
+    assert converted(pets, tmp_path / "a")["classes"] == ["cat", "dog", "fish"]
+    (pets / "cat" / "loop").symlink_to(pets)
+    assert refusal(pets) == f"{pets / 'cat' / 'loop'} links to a folder that it is in; remove it."
+
+
+def test_what_cannot_be_listed_or_named(pets, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path) == str(pets / "dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        assert refusal(pets) == (
+            f"{pets / 'dog'} cannot be read (Permission denied); check its permissions."
+        )
+    os.mkfifo(pets / "cat" / "pipe.png")  # whoever read it would wait for ever
+    assert refusal(pets) == ("cat/pipe.png is a link or a device; pass an archive of files only.")
+    (pets / "cat" / "pipe.png").unlink()
+    picture(pets / "cat" / "x.png", seed=77).rename(os.fsdecode(bytes(pets) + b"/cat/\xff.png"))
+    assert refusal(pets) == r"the name cat/\udcff.png is not UTF-8; rename it."
+
+
+def test_a_test_set_without_classes_is_left_out(pets, tmp_path, capsys):
+    root = tmp_path / "kaggle"
+    root.mkdir()
+    pets.rename(root / "train")
+    picture(root / "test" / "1.png", seed=90)
+    manifest = converted(root, tmp_path / "a", val_share=0.3)
+    assert manifest["class_counts"] == {"train": [4, 3], "validation": [2, 1]}
+    assert "test/ has no class folders and is not used.\n" in capsys.readouterr().out
+    (root / "test").rename(root / "val")
+    assert refusal(root) == (
+        "pictures in no class folder (1): val/1.png; move each into the folder of its class."
+    )
+
+
+def test_folders_beside_a_split(pets):
+    root = split_of(pets)
+    (root / "annotations").mkdir()
+    (root / "annotations" / "a.xml").write_text("x")
+    assert converted(root, root.parent / "a")["classes"] == ["cat", "dog"]
+    picture(root / "masks" / "a.png", seed=91)
+    assert refusal(root) == (
+        "pictures beside train/ and val/, in masks; move these folders away, or, if all of them "
+        "are classes, rename those two."
+    )
+
+
+def test_records_among_the_pictures_are_refused(pets):
+    with pytest.raises(DatasetError) as error:
+        converted(pets, pets / "records")
+    assert str(error.value) == (
+        f"{pets / 'records'} is in {pets}, among the pictures; choose another output_dir."
+    )
+    assert not (pets / "records").exists()
+
+
+def test_the_home_folder_is_found(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert converted("~/pets", tmp_path / "records")["classes"] == ["cat", "dog"]
 
 
 def test_one_class_alone(tmp_path):

@@ -133,8 +133,10 @@ class Archive:
         try:
             return self._read(self._files[name].handle)
         except _BROKEN as error:
+            is_file = isinstance(self._files[name].handle, Path)
+            remedy = "replace or remove it" if is_file else "download the archive again"
             raise DatasetError(
-                f"{self.path}: {name} cannot be read ({error}); download the archive again."
+                f"{self.path}: {name} cannot be read ({error}); {remedy}."
             ) from error
 
     def read_text(self, name: str) -> str:
@@ -252,12 +254,23 @@ def download(url: str, sha256: str | None) -> Path:
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
-    for folder, folders, files in os.walk(path, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise DatasetError(
+            f"{path}: {error.filename} cannot be read ({error.strerror}); check its permissions."
+        )
+
+    for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
+        for name in folders:
+            link = Path(folder, name)
+            if link.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(link.resolve()):
+                raise DatasetError(f"{path}: {link} links to a folder that it is in; remove it.")
         relative = Path(folder).relative_to(path).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         yield from (Member(f"{prefix}{name}/", 0, None) for name in folders)
         for name in files:
             file = Path(folder, name)
+            if file.exists() and not file.is_file():
+                raise _not_a_file(path, prefix + name)
             yield Member(prefix + name, file.stat().st_size if file.exists() else 0, file)
 
 
@@ -302,6 +315,9 @@ def _not_a_file(source: str | os.PathLike, name: str) -> DatasetError:
 
 
 def _safe_name(path: str | os.PathLike, name: str) -> str:
+    readable = name.encode(errors="backslashreplace").decode()
+    if readable != name:
+        raise DatasetError(f"{path}: the name {readable} is not UTF-8; rename it.")
     name = name.replace("\\", "/")  # of zips that some Windows tools write
     if name.startswith("/") or ".." in name.split("/"):
         raise DatasetError(f"{path}: {name} points outside of the archive; do not use this file.")

@@ -77,6 +77,7 @@ def prepare_dataset(
             folder of pictures held before it was changed.
     """
     check_choice("dataset", dataset, DATASETS)
+    archive = os.path.expanduser(archive) if archive else None
     usual = OPTIONS.get(dataset, {})
     if not set(options) <= set(usual):
         raise ValueError(
@@ -289,6 +290,8 @@ def _build(
                 raise DatasetError(
                     f"{output_dir} holds no records yet; give the archive that they are made from."
                 )
+            if dataset == "folder" and target.is_relative_to(os.path.realpath(archive)):
+                raise DatasetError(f"{output_dir} is in {archive}, among the pictures; {REMEDY}.")
             if os.path.isfile(archive):
                 check_disk(target, os.path.getsize(archive), REMEDY)
             built = Path(scratch, "records")

@@ -10,6 +10,7 @@ when others are added.
 Source: keras.utils.image_dataset_from_directory and torchvision.datasets.ImageFolder (layout).
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -25,7 +26,8 @@ from utils.data.pictures import ImageError, central_square, read_image
 FOLDER = "folder"
 DEFAULT_OPTIONS = {"image_size": 64, "val_share": 0.1}
 TRAIN = ("train", "training")
-VALIDATION = ("val", "valid", "validation", "test", "testing")  # the first of them that is there
+TEST = ("test", "testing")
+VALIDATION = ("val", "valid", "validation", *TEST)  # the first of them that is there
 SPLIT_SEED = 2012
 JPEG_QUALITY = 95  # of pictures that are not stored as they are
 MOST_LISTED = 10  # files or classes, in an error
@@ -99,9 +101,12 @@ def read_picture(source: Archive, image: ImageFile, size: int) -> Read:
         JPEG bytes, as they are if that changes nothing; None; and those bytes decoded.
 
     Raises:
-        UnusableImage: Pillow cannot read it.
+        UnusableImage: It cannot be read.
     """
-    data = source.read(image.name)
+    try:
+        data = source.read(image.name)
+    except DatasetError as error:
+        raise UnusableImage(str(error)) from error
     try:
         picture = read_image(io.BytesIO(data), draft=2 * size, name=image.name)
     except ImageError as error:
@@ -158,19 +163,7 @@ def _splits(
     source: Archive, root: str, pictures: list[str], folders: list[str]
 ) -> dict[str, Split]:
     """The pictures by split and class; of all classes, also those without any."""
-    tops = {name.split("/")[0] for name in folders if "/" in name}
-    train = [name for name in tops if name.lower() in TRAIN]
-    others = sorted(
-        (name for name in tops if name.lower() in VALIDATION),
-        key=lambda name: VALIDATION.index(name.lower()),
-    )
-    nested = any(name.count("/") > 1 for name in pictures)
-    if len(train) == 1 and others and nested and tops == {*train, *others}:
-        if others[1:]:
-            print(f"{others[0]}/ is the validation set; {', '.join(others[1:])}/ is not used.")
-        parents = {"train": f"{train[0]}/", "validation": f"{others[0]}/"}
-    else:
-        parents = {"train": ""}
+    parents = _parents(source, pictures, folders)
     found: dict[str, Split] = {split: {} for split in parents}
     stray = []
     for split, parent in parents.items():
@@ -189,6 +182,33 @@ def _splits(
             "each into the folder of its class."
         )
     return found
+
+
+def _parents(source: Archive, pictures: list[str], folders: list[str]) -> dict[str, str]:
+    """The folder of each split, with a slash; of train alone, "" or its own, if there is none."""
+    tops = {name.split("/")[0] for name in folders if "/" in name}
+    train = [name for name in tops if name.lower() in TRAIN]
+    others = sorted(
+        (name for name in tops if name.lower() in VALIDATION),
+        key=lambda name: VALIDATION.index(name.lower()),
+    )
+    used = {name.split("/")[0] for name in pictures if "/" in name}
+    nested = {name.split("/")[0] for name in pictures if name.count("/") > 1}
+    if len(train) != 1 or not others or not nested & {*train, *others}:
+        return {"train": ""}
+    if beside := used.difference(train, others):
+        raise DatasetError(
+            f"{source.path}: pictures beside {train[0]}/ and {others[0]}/, in "
+            f"{_some(sorted(beside))}; move these folders away, or, if all of them are classes, "
+            "rename those two."
+        )
+    labeled = [name for name in others if name in nested or name.lower() not in TEST]
+    if not labeled:
+        print(f"{others[0]}/ has no class folders and is not used.")
+        return {"train": f"{train[0]}/"}
+    if unused := [name for name in others if name != labeled[0]]:
+        print(f"{labeled[0]}/ is the validation set; {', '.join(unused)}/ is not used.")
+    return {"train": f"{train[0]}/", "validation": f"{labeled[0]}/"}
 
 
 def _check_classes(source: Archive, found: dict[str, Split], root: str) -> None:
@@ -221,11 +241,12 @@ def _check_classes(source: Archive, found: dict[str, Split], root: str) -> None:
 def _digests(source: Archive, names: list[str]) -> dict[str, str]:
     """sha256 of the files that have the size of another one; the rest are alone of their kind."""
     sizes = Counter(source.size_of(name) for name in names)
-    return {
-        name: hashlib.sha256(source.read(name)).hexdigest()
-        for name in names
-        if sizes[source.size_of(name)] > 1
-    }
+    digests = {}
+    for name in names:
+        if sizes[source.size_of(name)] > 1:
+            with contextlib.suppress(DatasetError):  # said with all others that cannot be read
+                digests[name] = hashlib.sha256(source.read(name)).hexdigest()
+    return digests
 
 
 def _without_copies(classes: Split, contents: dict[str, str]) -> Split:
