@@ -22,7 +22,8 @@ import keras
 import numpy as np
 from utils import accelerator
 from utils.data.manifest import load_manifest
-from utils.data.pipeline import Source, evaluation_batches, training_batches
+from utils.data.pipeline import evaluation_batches, training_batches
+from utils.data.plan import Source
 
 data, folder = map(Path, sys.argv[1:])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -13,7 +13,8 @@ from utils.data.archives import DatasetError
 from utils.data.imagenet import crops, records, speed
 from utils.data.imagenet.index import index_records
 from utils.data.manifest import load_manifest, manifest_sha256
-from utils.data.pipeline import Source, evaluation_batches, training_batches
+from utils.data.pipeline import evaluation_batches, training_batches
+from utils.data.plan import Source
 from utils.data.prepare import prepare_dataset
 from utils.devices import Devices
 from utils.tfrecord import find_records, write_record

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.data import pipeline
+from utils.data import pipeline, plan
 from utils.data.archives import DatasetError
 from utils.data.manifest import evaluation_size, load_manifest, training_size
-from utils.data.pipeline import Source, evaluation_batches, feed, training_batches
+from utils.data.pipeline import evaluation_batches, feed, training_batches
+from utils.data.plan import Source
 from utils.data.prepare import convert, prepare_dataset
 from utils.data.read_records import open_arrays
 from utils.devices import Devices
@@ -96,7 +97,7 @@ def test_class_order(source, monkeypatch):
     labels = labels_of(training_batches(part, epochs=2)).reshape(2, 144)
     fair = labels_of(training_batches(replace(part, record_order="shuffled"), epochs=1))
     np.testing.assert_array_equal(np.bincount(labels[0]), np.bincount(fair))
-    monkeypatch.setattr(pipeline, "CLASS_WINDOW", 10)
+    monkeypatch.setattr(plan, "CLASS_WINDOW", 10)
     narrow = labels_of(training_batches(part, epochs=2)).reshape(2, 144)
     in_order = np.sort(fair)
     assert not np.array_equal(narrow[0], in_order)

@@ -10,6 +10,12 @@ from typing import Any
 from utils.data.archives import DatasetError
 
 DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
+IMAGE_SIZE = 64  # height and width of the images of Tiny ImageNet and tiny-shapes, in pixels
+# What a dataset is prepared with if nothing else is asked for; tiny-shapes has options of its own.
+PREPARED_WITH: dict[str, dict[str, Any]] = {
+    "folder": {"image_size": IMAGE_SIZE, "val_share": 0.1},
+    "imagenet": {"image_size": 224},
+}
 ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
 

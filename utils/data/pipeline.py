@@ -1,159 +1,29 @@
-"""Batches, read by index: a plan says which images and how they are cropped and flipped.
+"""Batches, read by index, as a plan (`utils.data.plan`) says: images, targets and crops."""
 
-The plan of a step is a function of (seed, epoch, step) alone, so a run that is
-interrupted and continued sees the same batches as one that is not. `read` carries a plan out.
-"""
-
-import functools
 import os
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from utils.data.archives import DatasetError
-from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes, draw_crops_and_flips
-from utils.data.imagenet.crops import draw_resized_crops
+from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes
 from utils.data.imagenet.records import RecordFiles
-from utils.data.manifest import (
-    ORDERS,
-    SPLITS,
-    Manifest,
-    check_choice,
-    evaluation_size,
-    steps_per_epoch,
-    training_size,
+from utils.data.manifest import SPLITS, Manifest, check_choice
+from utils.data.plan import (
+    BLANK,
+    Images,
+    Source,
+    Step,
+    TrainingPlan,
+    evaluated_rows,
+    trained_rows,
 )
 from utils.data.read_records import Arrays, open_arrays
 from utils.devices import Devices
 
-Images = Arrays | RecordFiles
-TASKS = ("classification", "localization", "segmentation")
-CLASS_WINDOW = 1000  # images among which each next one is drawn, where classes come one by one
 TRAIN_IMAGES = 10_000  # of those trained on that are evaluated
-BLANK = -1  # the row of no image
 ALONE = Devices()
-_OF_RECORD_FILES = {"task": "classification", "record_order": "shuffled"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a run reads.
-
-    Raises:
-        ValueError: unknown split, order or task, or a batch larger than the data.
-    """
-
-    data_dir: str | os.PathLike  # folder of the records
-    manifest: Manifest  # what `utils.data.manifest.load_manifest` returns for it
-    batch_size: int = 256  # images per batch
-    split: str = "val"  # to report on; "holdout" leaves its images out of training
-    task: str = "classification"  # what the targets are, see `read`
-    fraction: float = 1.0  # of the training images, the same ones in every epoch
-    record_order: str = "shuffled"  # or "classes": one class after another
-    augment: bool = False  # whether training images are cropped and flipped at random
-    flip: str = "random"  # where they are; or "alternating": each one in every second epoch
-    seed: int = 0  # with the epoch and the step, all that order and augmentation depend on
-
-    def __post_init__(self) -> None:
-        check_choice("split", self.split, SPLITS)
-        check_choice("record_order", self.record_order, ORDERS)
-        check_choice("task", self.task, TASKS)
-        asked = {"task": self.task, "record_order": self.record_order}
-        if self.manifest.get("dataset") == "imagenet" and asked != _OF_RECORD_FILES:
-            raise ValueError(
-                "ImageNet is for classification, with record_order shuffled. Received: "
-                + ", ".join(f"{name}={value!r}" for name, value in asked.items())
-            )
-
-    @property
-    def steps(self) -> int:
-        """Whole batches in an epoch."""
-        return steps_per_epoch(self.manifest, self.split, self.batch_size, self.fraction)
-
-
-class Step(NamedTuple):
-    """The plan of one batch."""
-
-    rows: np.ndarray  # int (batch,): of the `Arrays`; `BLANK` is a black image
-    # Of `draw_crops_and_flips`, for ImageNet of `draw_resized_crops`; both have the images last.
-    moves: tuple[np.ndarray, np.ndarray] | None = None
-
-    def part(self, own: slice) -> "Step":
-        """The plan of some of its images."""
-        return Step(self.rows[own], self.moves and (self.moves[0][:, own], self.moves[1][own]))
-
-
-class TrainingPlan:
-    """The steps of a training, epoch after epoch.
-
-    Every epoch has a permutation of all images of its own, whose rest that fills no batch is left
-    out; for ImageNet see `RecordFiles.order`. The numbers are those of `RandomState`, which NumPy
-    promises not to change.
-
-    Where flips alternate, half of the images, drawn once, are flipped in the first epoch, the
-    others in the second, and so on: two epochs show both sides of every image.
-
-    Source of alternating flips: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"
-    (arXiv 2404.00498), and github.com/KellerJordan/cifar10-airbench.
-
-    Args:
-        source: what is read.
-        arrays: of the training set.
-        epochs: epoch to stop before.
-        start: steps that are done.
-        hosts: that share each batch.
-    """
-
-    def __init__(
-        self, source: Source, arrays: Images, epochs: int, start: int = 0, hosts: int = 1
-    ) -> None:
-        self.source, self.start, self.stop = source, start, epochs * source.steps
-        self.arrays, self.hosts = arrays, hosts
-        self.rows = _trained_rows(source, arrays)
-        self.ranks: np.ndarray | None = None
-        if isinstance(arrays, Arrays) and source.record_order == "classes":
-            by_class = np.argsort(arrays.labels[self.rows], kind="stable")
-            self.ranks = np.argsort(by_class)
-        self.flipped_first = self._random().randint(2, size=_count(arrays), dtype=bool)
-        self.order = functools.lru_cache(maxsize=2)(self._draw_order)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> Step:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        epoch, step = divmod(self.start + index, self.source.steps)
-        size = self.source.batch_size
-        rows = self.order(epoch)[step * size : (step + 1) * size]
-        if not self.source.augment:
-            return Step(rows)
-        random = self._random(epoch, step)
-        if isinstance(self.arrays, RecordFiles):
-            offsets, flipped = draw_resized_crops(size, random)
-        else:
-            side = self.source.manifest["image_size"]
-            offsets, flipped = draw_crops_and_flips(size, side, random)
-        if self.source.flip == "alternating":
-            flipped = self.flipped_first[rows] ^ bool(epoch % 2)
-        return Step(rows, (offsets, flipped))
-
-    def _random(self, *key: int) -> np.random.RandomState:
-        return np.random.RandomState(
-            np.random.Philox(np.random.SeedSequence(self.source.seed, spawn_key=key))
-        )
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        random = self._random(epoch)
-        if isinstance(self.arrays, RecordFiles):
-            steps, size = self.source.steps, self.source.batch_size
-            return self.arrays.order(self.rows, random, steps, size, self.hosts)
-        if self.ranks is None:
-            return random.permutation(self.rows)
-        places = self.ranks + random.uniform(0, CLASS_WINDOW, len(self.ranks))
-        return self.rows[np.argsort(places, kind="stable")]
 
 
 class Batches(keras.utils.PyDataset):
@@ -273,9 +143,9 @@ def evaluation_batches(
     prefix = "train" if on_train else _prefix(source.split)
     arrays = _open(source, prefix)
     if on_train:
-        rows = _trained_rows(source, arrays)[:TRAIN_IMAGES]
+        rows = trained_rows(source, arrays)[:TRAIN_IMAGES]
     else:
-        rows = _evaluated_rows(source.manifest, source.split, arrays)
+        rows = evaluated_rows(source.manifest, source.split, arrays)
     if isinstance(arrays, Arrays) and source.record_order == "classes":
         rows = rows[np.argsort(arrays.labels[rows], kind="stable")]
     whole = devices.count > 1
@@ -343,7 +213,7 @@ def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "
     assert isinstance(arrays, Arrays)  # `Source` refuses others
     if split == "train":
         return arrays.boxes
-    return arrays.boxes[_evaluated_rows(manifest, split, arrays)]
+    return arrays.boxes[evaluated_rows(manifest, split, arrays)]
 
 
 def _open(source: Source, prefix: str) -> Images:
@@ -367,22 +237,3 @@ def _open(source: Source, prefix: str) -> Images:
 def _prefix(split: str) -> str:
     check_choice("split", split, SPLITS)
     return "train" if split == "holdout" else "validation"
-
-
-def _count(arrays: Images) -> int:
-    return len(arrays.labels if isinstance(arrays, Arrays) else arrays)
-
-
-def _evaluated_rows(manifest: Manifest, split: str, arrays: Images) -> np.ndarray:
-    evaluation_size(manifest, split)  # refuses a split without images
-    if split == "holdout" and isinstance(arrays, Arrays):
-        return np.flatnonzero(arrays.held_out)
-    return np.arange(_count(arrays))
-
-
-def _trained_rows(source: Source, arrays: Images) -> np.ndarray:
-    used = np.ones(_count(arrays), bool)
-    if source.split == "holdout" and isinstance(arrays, Arrays):
-        used = ~arrays.held_out
-    number = training_size(source.manifest, source.split, source.fraction)
-    return np.flatnonzero(used)[:number]  # the records are shuffled: the first are a fair sample

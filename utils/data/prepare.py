@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.data.archives import Archive, DatasetError, check_disk, is_system_file, open_archive
-from utils.data.datasets import folder, tiny_shapes
+from utils.data.datasets import tiny_shapes
 from utils.data.datasets.folder import files_sha256, read_folder
 from utils.data.datasets.layout import Layout
 from utils.data.datasets.parquet import unpack_parquet
@@ -16,6 +16,7 @@ from utils.data.imagenet import index
 from utils.data.manifest import (
     DATASETS,
     MANIFEST,
+    PREPARED_WITH,
     Manifest,
     Options,
     check_choice,
@@ -32,11 +33,7 @@ OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
-OPTIONS: dict[str, Options] = {
-    "tiny-shapes": tiny_shapes.DEFAULT_OPTIONS,
-    "folder": folder.DEFAULT_OPTIONS,
-    "imagenet": index.DEFAULT_OPTIONS,
-}
+OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
 REMEDY = "choose another output_dir"
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from utils import environment
 from utils.data import pipeline
 from utils.data.manifest import load_manifest
+from utils.data.plan import Source
 from utils.models.build import build_model, count_macs
 from utils.models.fast_layers import accelerate
 from utils.models.presets import FishNetConfig
@@ -180,7 +181,7 @@ def waiting(
     """
     manifest = load_manifest(data_dir)
     augment = get_recipe("tuned").augment
-    source = pipeline.Source(data_dir, manifest, batch_size, augment=augment)
+    source = Source(data_dir, manifest, batch_size, augment=augment)
     batches = iter(pipeline.feed(pipeline.training_batches(source, epochs=1000)))
     for _ in range(source.steps):  # until all images have been touched
         next(batches)

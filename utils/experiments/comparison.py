@@ -10,6 +10,7 @@ import pandas as pd
 
 from utils import environment
 from utils.data import pipeline
+from utils.data.plan import Source
 from utils.training.config import RunConfig
 from utils.training.results import SCHEMA, TITLES, result_path, write_result
 from utils.training.tasks import intersection_over_union
@@ -171,7 +172,7 @@ def background_baseline(
         Dict of accuracy, the fraction of background pixels, and iou, its mean over background and
         classes.
     """
-    source = pipeline.Source(data_dir, manifest, split=split, task="segmentation")
+    source = Source(data_dir, manifest, split=split, task="segmentation")
     masks = np.concatenate([masks for _, masks in pipeline.evaluation_batches(source)])
     background = (masks == 0).mean()
     return {"accuracy": background, "iou": background / len(np.unique(masks))}

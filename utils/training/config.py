@@ -8,7 +8,7 @@ import typing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from utils.data.manifest import DATASETS, ORDERS, SPLITS
+from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, get_preset
@@ -54,23 +54,12 @@ INPUT = 2
 _WINDOWS = {"shuffled": 20_000, "classes": 1000}  # the `shuffle_window` that 1 had, by order
 
 # tiny-shapes is small: smaller batches and more epochs give it as many steps as it needs.
-SHAPES_DEFAULTS: dict[str, typing.Any] = {"epochs": 8, "batch_size": 64}
-
-# So may be one's own pictures; see `utils.data.datasets.folder` for the last two.
-FOLDER_DEFAULTS: dict[str, typing.Any] = {
-    "epochs": 30,
-    "batch_size": 32,
-    "image_size": 64,
-    "val_share": 0.1,
-}
-# Of a run, by dataset.
+# So may be one's own pictures.
 DEFAULTS: dict[str, dict[str, typing.Any]] = {
-    "tiny-shapes": SHAPES_DEFAULTS,
-    "folder": FOLDER_DEFAULTS,
-    "imagenet": {"image_size": 224},
+    "tiny-shapes": {"epochs": 8, "batch_size": 64},
+    "folder": {"epochs": 30, "batch_size": 32, **PREPARED_WITH["folder"]},
+    "imagenet": PREPARED_WITH["imagenet"],
 }
-# What is prepared with these, and then needs to be told its archive.
-DATA_OPTIONS = {"folder": ("image_size", "val_share"), "imagenet": ("image_size",)}
 
 _COUNT = ("a whole number of at least 1", lambda value: value >= 1)
 _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
@@ -184,7 +173,7 @@ class RunConfig:
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
         self._check_dataset()
-        most = self.data_options.get("image_size", 64)
+        most = self.data_options.get("image_size", IMAGE_SIZE)
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task, most)
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
@@ -204,7 +193,7 @@ class RunConfig:
 
     def _check_dataset(self) -> None:
         """Refuses options and tasks that a dataset does not have, and sizes of no network."""
-        options = DATA_OPTIONS.get(self.dataset, ())
+        options = PREPARED_WITH.get(self.dataset, {})
         for name, datasets in (("image_size", "folder and imagenet"), ("val_share", "folder")):
             if name not in options and getattr(self, name):
                 raise ValueError(
@@ -287,9 +276,8 @@ class RunConfig:
     @property
     def data_options(self) -> dict[str, typing.Any]:
         """The options of `utils.data.prepare.prepare_dataset` besides the archive."""
-        usual = DEFAULTS.get(self.dataset, {})
-        names = DATA_OPTIONS.get(self.dataset, ())
-        return {name: getattr(self, name) or usual[name] for name in names}
+        usual = PREPARED_WITH.get(self.dataset, {})
+        return {name: getattr(self, name) or value for name, value in usual.items()}
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from utils.data.manifest import Manifest
-from utils.data.pipeline import Batches, Source, evaluation_batches, feed
+from utils.data.pipeline import Batches, evaluation_batches, feed
+from utils.data.plan import Source
 from utils.data.read_records import encoded_images
 from utils.files import DamagedFile, compact_model, load_model, replacing
 from utils.training.config import ResolvedConfig, RunConfig

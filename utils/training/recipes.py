@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from utils.data.manifest import IMAGE_SIZE
 from utils.models.presets import FishNetConfig, UNetConfig, total_stride
 
 
@@ -180,7 +181,9 @@ RECIPES["paper-long"] = dataclasses.replace(
 RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
 
 
-def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str, most: int = 64) -> None:
+def check_image_sizes(
+    recipe: Recipe, network: Any, stem: str, task: str, most: int = IMAGE_SIZE
+) -> None:
     """Refuses sizes of the training images that a network or a task cannot take.
 
     Args:

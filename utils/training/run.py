@@ -14,7 +14,8 @@ import keras
 from utils import environment
 from utils.accelerator import Feeder
 from utils.data.manifest import Manifest, dataset_of, load_manifest, manifest_sha256
-from utils.data.pipeline import Source, evaluation_batches, training_batches
+from utils.data.pipeline import evaluation_batches, training_batches
+from utils.data.plan import Source
 from utils.devices import Devices, find_devices
 from utils.files import DISK_FULL
 from utils.models.build import count_macs, count_parameters

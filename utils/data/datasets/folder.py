@@ -24,7 +24,6 @@ from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
 from utils.data.pictures import ImageError, central_square, read_image
 
 FOLDER = "folder"
-DEFAULT_OPTIONS = {"image_size": 64, "val_share": 0.1}
 TRAIN = ("train", "training")
 TEST = ("test", "testing")
 VALIDATION = ("val", "valid", "validation", *TEST)  # the first of them that is there

@@ -23,11 +23,11 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.data.archives import Archive, DatasetError
 from utils.data.datasets.layout import Box, ImageFile, Layout, Read, UnusableImage
+from utils.data.manifest import IMAGE_SIZE
 
 Folders = dict[str, list[str]]  # the files of each folder; one that is missing has none
 
 OFFICIAL = "tiny-imagenet"  # the dataset with the official classes
-IMAGE_SIZE = 64  # pixels, both sides
 IMAGE_ENDINGS = (".jpeg", ".jpg")
 # sha256 of the official 200 wnids, sorted and joined by newlines; images per class.
 OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from utils.data.datasets.tiny_imagenet import IMAGE_SIZE
+from utils.data.manifest import IMAGE_SIZE
 
 SHAPES = ("disk", "square", "triangle", "star", "cross", "crescent")
 HUES = {"orange-blue": (0.07, 0.57), "green-purple": (0.32, 0.82)}  # turns of the color wheel

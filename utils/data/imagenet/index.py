@@ -25,7 +25,6 @@ from utils.data.manifest import (
 from utils.files import replacing
 
 CLASS_LISTS = ("synsets.txt", "label.labels.txt")  # a class per line, in the order of the labels
-DEFAULT_OPTIONS = {"image_size": 224}
 WORDS = "words.txt"  # a class, a tab and its words per line
 CLASSES = 1000  # where there is no such list
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pixels

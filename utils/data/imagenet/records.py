@@ -1,7 +1,7 @@
 """ImageNet where it is: its TFRecords are indexed, not copied, and decoded as they are read.
 
 A record is found by its place in its file, so that any of them can be read at any time: an order is
-a permutation of rows, as it is for decoded images (`utils.data.pipeline`), and a training goes on
+a permutation of rows, as it is for decoded images (`utils.data.plan`), and a training goes on
 in the middle of an epoch without reading what it has seen.
 """
 

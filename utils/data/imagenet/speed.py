@@ -5,8 +5,10 @@ import os
 import tempfile
 import time
 
-from utils.data.imagenet.index import DEFAULT_OPTIONS, index_records
-from utils.data.pipeline import Source, training_batches
+from utils.data.imagenet.index import index_records
+from utils.data.manifest import PREPARED_WITH
+from utils.data.pipeline import training_batches
+from utils.data.plan import Source
 
 BATCH_SIZE = 256
 
@@ -43,7 +45,7 @@ def main() -> None:
         description="Reads training batches for some seconds.",
     )
     parser.add_argument("folder", help="of ImageNet's TFRecords")
-    parser.add_argument("--image-size", type=int, default=DEFAULT_OPTIONS["image_size"])
+    parser.add_argument("--image-size", type=int, default=PREPARED_WITH["imagenet"]["image_size"])
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     speed = images_per_second(options.folder, options.image_size, options.seconds)

@@ -23,7 +23,8 @@ import tf_keras
 
 from utils import environment
 from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
-from utils.data.pipeline import Source, evaluation_batches, feed, training_batches
+from utils.data.pipeline import evaluation_batches, feed, training_batches
+from utils.data.plan import Source
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.layers_in_call.network import FishNet
 from utils.experiments.layers_in_call.variants import EVALUATED_TRAIN_BATCHES, Variant, run_id

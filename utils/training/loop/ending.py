@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from utils.accelerator import Feeder
-from utils.data.pipeline import Source, evaluation_batches
+from utils.data.pipeline import evaluation_batches
+from utils.data.plan import Source
 from utils.devices import Devices
 from utils.files import save_model
 from utils.training import results

@@ -8,7 +8,7 @@ import keras
 from utils import environment
 from utils.accelerator import OnDevice, keeps_images
 from utils.data.manifest import Manifest
-from utils.data.pipeline import Source
+from utils.data.plan import Source
 from utils.devices import Devices
 from utils.models.build import Resized, build_model, start_from
 from utils.models.fast_layers import accelerate

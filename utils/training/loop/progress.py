@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from utils import environment
-from utils.data.pipeline import Source
+from utils.data.plan import Source
 from utils.progress import Bar
 from utils.training.config import ResolvedConfig
 from utils.training.loop.callbacks import CHECK_EVERY
