@@ -308,16 +308,23 @@ def test_diagrams_have_no_text_below_the_smallest_size():
 
 def test_tables_are_shown_in_words():
     table = pd.DataFrame(
-        {"down_sampling": ["max_pool_3x3", "other"], "top1": [0.5, 0.25]},
+        {
+            "down_sampling": ["max_pool_3x3", "other"],
+            "top1": [0.5, 0.25],
+            "n": [1, 2],
+            "box": [np.zeros(4), np.ones(4)],
+        },
         index=pd.Index(["resnet_report", "simple"], name="train_top1"),
     )
     shown = style.in_words(table)
-    assert shown.columns.tolist() == ["down-sampling", "top-1"]
+    assert shown.columns.tolist() == ["down-sampling", "top-1", "n", "box"]
     assert shown.index.tolist() == ["the course report's ResNet", "simple"]
     assert shown.index.name == "training top-1"
     assert shown["down-sampling"].tolist() == ["max-pool 3×3", "other"]
     assert shown["top-1"].tolist() == [0.5, 0.25]
-    assert table.columns.tolist() == ["down_sampling", "top1"]
+    assert shown["n"].dtype == int
+    assert shown["box"].iloc[1].tolist() == [1, 1, 1, 1]
+    assert table.columns[0] == "down_sampling"
 
 
 def test_a_point_of_a_study_is_named_beside_those_of_others():

@@ -118,7 +118,8 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A copy in which column names, row names and cells that are a name of the code are words.
     """
-    named = table.replace(WORDS).rename(index=WORDS, columns=WORDS)
+    named = table.map(lambda cell: WORDS.get(cell, cell) if isinstance(cell, str) else cell)
+    named = named.rename(index=WORDS, columns=WORDS)
     return named.rename_axis(index=WORDS, columns=WORDS)
 
 
