@@ -168,6 +168,9 @@ def test_the_first_lines_say_what_will_happen_and_how_to_go_on(source):
     env["devices"] = 4
     text = summary(CONFIG, held_out, {"env": env, "model": {"parameters": 1}})
     assert "(4 devices, 2 CPU cores)" in text
+    one = dataclasses.replace(CONFIG, epochs=1, evaluate_every=1)
+    text_of_one = summary(one, source, {"env": env, "model": {"parameters": 1}})
+    assert "tiny-shapes: 1 epoch of 12 steps" in text_of_one
     assert f"After every 2 epochs {held_out.manifest['counts']['holdout']} images of val" in text
 
 

@@ -29,10 +29,11 @@ def summary(config: ResolvedConfig, source: Source, result: dict[str, Any]) -> s
     """
     env = result["env"]
     when = "each epoch" if config.evaluate_every == 1 else f"every {config.evaluate_every} epochs"
+    epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     devices = f"{env['devices']} devices, " if env["devices"] > 1 else ""
     return (
         f"{config.preset}, {result['model']['parameters']:,} parameters, by the recipe "
-        f"{config.recipe} on {config.dataset}: {config.epochs} epochs of {source.steps} steps of "
+        f"{config.recipe} on {config.dataset}: {epochs} of {source.steps} steps of "
         f"{config.batch_size} images. After {when} {evaluated_images(source):,} images of "
         f"{config.split} are evaluated.\n"
         f"On {env['device']} ({devices}{env['cpu_count']} CPU cores) by {env['backend']} in "
