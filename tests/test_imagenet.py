@@ -183,7 +183,7 @@ def test_what_imagenet_cannot_do(data_dir, options):
 def cut_off(folder):
     for path in (folder / "train-00000-of-00002", folder / "validation-00000-of-00001"):
         path.write_bytes(path.read_bytes()[:-7])
-    return "2 files in .*train-00000-of-00002 is damaged or cut off at byte .*validation-00000"
+    return r"used \(2\): .*train-00000-of-00002 is damaged or cut off at byte .*validation-00000"
 
 
 def damaged_first_record(folder):
@@ -191,7 +191,9 @@ def damaged_first_record(folder):
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
-    return "1 files in .*train-00001-of-00002 is damaged or cut off at byte 12"
+    return (
+        r"cannot be used \(1\): .*train-00001-of-00002 is damaged or cut off at byte 12\. Copy or"
+    )
 
 
 def missing_file(folder):
@@ -238,15 +240,20 @@ def no_picture(folder):
 
 
 def empty(folder):
-    (folder / "validation-00000-of-00001").write_bytes(b"")
-    return r"must have records for train and validation. Found: {'train': 4, 'validation': 0}"
+    (folder / "train-00001-of-00002").write_bytes(b"")
+    return r"cannot be used \(1\): train-00001-of-00002: it is empty\. Copy or make them again\."
+
+
+def other_encoding(folder):
+    (folder / "words.txt").write_bytes("n01\tcafé".encode("latin-1"))
+    return r"words.txt is not UTF-8 text .*; restore the file\."
 
 
 @pytest.mark.parametrize(
     "damage",
     [
         cut_off, damaged_first_record, missing_file, no_validation, label_out_of_range,
-        other_class_list, repeated_class, other_schema, no_picture, empty,
+        other_class_list, repeated_class, other_schema, no_picture, empty, other_encoding,
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):

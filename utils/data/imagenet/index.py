@@ -81,10 +81,10 @@ def index_records(
                 described[path.name] = {"bytes": path.stat().st_size, "records": count}
     if problems:
         shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
-        raise DatasetError(f"{len(problems)} files in {folder} cannot be used: {shown}.")
+        raise DatasetError(
+            f"Files in {folder} cannot be used ({len(problems)}): {shown}. Copy or make them again."
+        )
     images = {prefix: len(index[f"{prefix}_shards"]) for prefix in shards}
-    if not all(images.values()):
-        raise DatasetError(f"{folder} must have records for train and validation. Found: {images}")
     manifest = {
         "schema": SCHEMA,
         "dataset": "imagenet",
@@ -149,23 +149,31 @@ def _read_classes(folder: Path) -> tuple[list[str], list[str]]:
     if not lists:
         classes = [f"class {number}" for number in range(1, CLASSES + 1)]
         return classes, classes
-    classes = lists[0].read_text("utf-8").split()
+    classes = _read_text(lists[0]).split()
     if len(set(classes)) < len(classes) or len(classes) < 2:
         raise DatasetError(f"{lists[0]} must name two or more classes, each once.")
     if not (folder / WORDS).is_file():
         return classes, classes
-    lines = (folder / WORDS).read_text("utf-8").splitlines()
+    lines = _read_text(folder / WORDS).splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     return classes, [words.get(name, name) for name in classes]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text ({error}); restore the file.") from error
 
 
 def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str:
     """Where the records of a file are, int64 (records, 2), starts and lengths; or what is wrong."""
     try:
         places = tfrecord.find_records(path)
-        if len(places):
-            record = tfrecord.read_at(path, *map(int, places[0]))
-            _check(tfrecord.Example.FromString(record), layout, classes)
+        if not len(places):
+            raise ValueError("it is empty")
+        record = tfrecord.read_at(path, *map(int, places[0]))
+        _check(tfrecord.Example.FromString(record), layout, classes)
     except (tfrecord.DamagedRecord, DecodeError, ValueError) as error:
         return str(error) if path.name in str(error) else f"{path.name}: {error}"
     return places
