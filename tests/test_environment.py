@@ -111,6 +111,22 @@ def test_best_precision_of_a_gpu(monkeypatch, backend, capability, precision):
     assert environment.best_precision(fast_layers=False) == precision
 
 
+def test_google_drive_is_mounted_for_what_is_on_it(monkeypatch):
+    drive = types.SimpleNamespace(mounted=[])
+    drive.mount = drive.mounted.append
+    places = ("runs/a", None, "/content/drive/MyDrive/pets.zip")
+    environment.mount_drive(*places)  # elsewhere that is a folder as any other
+    for name in ("google", "google.colab"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(drive=drive))
+    environment.mount_drive("runs/a", None, "https://a.b/content/drive/c.zip")
+    assert drive.mounted == []
+    environment.mount_drive(*places)
+    assert drive.mounted == ["/content/drive"]
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == "/content/drive")
+    environment.mount_drive(*places)
+    assert drive.mounted == ["/content/drive"]
+
+
 @pytest.mark.parametrize("folder", [".", "notebooks", "report/executed"])
 def test_the_bootstrap_cell_finds_the_root(folder):
     assert bootstrap(ROOT / folder) == str(ROOT)

@@ -84,9 +84,9 @@ def prepare() -> None:
         print(WITHOUT_GPU)
 
 
-def mount_drive(folder: str | os.PathLike) -> None:
-    """In Colab, connects Google Drive if a folder is to be on it."""
-    on_drive = Path(folder).is_relative_to(DRIVE)
+def mount_drive(*places: str | os.PathLike | None) -> None:
+    """In Colab, connects Google Drive if one of the files or folders is on it."""
+    on_drive = any(Path(place).is_relative_to(DRIVE) for place in places if place)
     if on_drive and "google.colab" in sys.modules and not os.path.ismount(DRIVE):
         from google.colab import drive
 
