@@ -373,6 +373,16 @@ def test_a_test_set_without_classes_is_left_out(pets, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(("train", "val"), [("train_set", "test_set"), ("Train", "dev")])
+def test_splits_by_other_names_are_not_taken_for_classes(pets, train, val):
+    root = split_of(pets)
+    (root / "train").rename(root / train)
+    (root / "val").rename(root / val)
+    assert refusal(root) == (
+        f"{train}/ and {val}/ hold the same folders, cat, dog; name the splits train/ and val/."
+    )
+
+
 def test_folders_beside_a_split(pets):
     root = split_of(pets)
     (root / "annotations").mkdir()
@@ -430,6 +440,21 @@ def test_records_of_changed_pictures_are_not_taken_for_theirs(pets, tmp_path, ca
     )
     with pytest.raises(DatasetError, match="holds folder with image_size=32, not image_size=64;"):
         converted(pets, image_size=64)
+
+
+@pytest.mark.parametrize("left", ['{"schema": 2, "cl', ""])
+def test_a_half_written_manifest(pets, tmp_path, left):
+    output = tmp_path / "records"
+    output.mkdir()
+    (output / "manifest.json").write_text(left)
+    with pytest.raises(DatasetError) as error:
+        converted(pets)
+    text = str(error.value)
+    assert text.startswith(f"{output / 'manifest.json'} is damaged or half-written (")
+    assert text.endswith(
+        f"; delete {output}, then run notebooks/01_data_conversion.ipynb, or 03_train for pictures "
+        "of your own."
+    )
 
 
 def test_without_an_archive_there_must_be_records(tmp_path):

@@ -43,15 +43,17 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
         DatasetError: no or another manifest, or a shard that is missing or damaged.
     """
     path = Path(data_dir, MANIFEST)
-    remedy = "run notebooks/01_data_conversion.ipynb"
+    remedy = "run notebooks/01_data_conversion.ipynb, or 03_train for pictures of your own"
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist; {remedy}.") from None
     except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); delete {data_dir}, {remedy}.") from error
+        raise DatasetError(
+            f"{path} is damaged or half-written ({error}); delete {data_dir}, then {remedy}."
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("schema") not in (1, SCHEMA):
-        raise DatasetError(f"{path} has another schema; delete {data_dir}, {remedy}.")
+        raise DatasetError(f"{path} has another schema; delete {data_dir}, then {remedy}.")
     damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
         raise DatasetError(f"{data_dir}: missing or damaged: {', '.join(damaged)}; {remedy}.")

@@ -192,8 +192,12 @@ def _parents(source: Archive, pictures: list[str], folders: list[str]) -> dict[s
         key=lambda name: VALIDATION.index(name.lower()),
     )
     used = {name.split("/")[0] for name in pictures if "/" in name}
-    nested = {name.split("/")[0] for name in pictures if name.count("/") > 1}
-    if len(train) != 1 or not others or not nested & {*train, *others}:
+    nested: dict[str, set[str]] = defaultdict(set)
+    for top, inside, *below in (name.split("/") for name in pictures if "/" in name):
+        if below:
+            nested[top].add(inside)
+    if len(train) != 1 or not others or not nested.keys() & {*train, *others}:
+        _check_names(source, nested)
         return {"train": ""}
     if beside := used.difference(train, others):
         raise DatasetError(
@@ -208,6 +212,18 @@ def _parents(source: Archive, pictures: list[str], folders: list[str]) -> dict[s
     if unused := [name for name in others if name != labeled[0]]:
         print(f"{labeled[0]}/ is the validation set; {', '.join(unused)}/ is not used.")
     return {"train": f"{train[0]}/", "validation": f"{labeled[0]}/"}
+
+
+def _check_names(source: Archive, nested: dict[str, set[str]]) -> None:
+    """Refuses splits by other names, which would be taken for classes."""
+    for train in sorted(name for name in nested if name.lower().startswith("train")):
+        for other in sorted(nested.keys() - {train}):
+            same = sorted(nested[train] & nested[other])
+            if len(same) > 1:
+                raise DatasetError(
+                    f"{source.path}: {train}/ and {other}/ hold the same folders, {_some(same)}; "
+                    "name the splits train/ and val/."
+                )
 
 
 def _check_classes(source: Archive, found: dict[str, Split], root: str) -> None:
