@@ -69,6 +69,8 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
         {**BFLOAT16, "stem": "half", "image_sizes": "32x14-48x6-64x2"},
         1,
     ),
+    "silu": ("SiLU in place of ReLU", {**BFLOAT16, "activation": "silu"}, 1),
+    "ema-0.998": ("averaged weights, EMA 0.998", {**BFLOAT16, "ema": 0.998}, 1),
 }
 
 
