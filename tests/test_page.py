@@ -1,7 +1,9 @@
 """The page on which pictures are classified: what it computes, and its use in a browser."""
 
+import runpy
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,20 @@ def top_of(page):
 
 def test_it_is_served_on_this_machine_alone(address):
     assert address.startswith("http://127.0.0.1:")
+
+
+def test_a_port_that_is_taken(monkeypatch, capsys):
+    def taken(page, **options):
+        raise OSError("Cannot find empty port in range: 80-80.")
+
+    monkeypatch.setattr("utils.page.layout.launch_page", taken)
+    monkeypatch.setattr("utils.page.layout.build_page", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["page", "--port", "80"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("utils.page", run_name="__main__")
+    assert capsys.readouterr().err.endswith(
+        "error: Cannot find empty port in range: 80-80. Choose another --port, or none.\n"
+    )
 
 
 def test_it_opens_with_a_validation_image_classified(page):

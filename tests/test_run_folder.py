@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -154,9 +155,17 @@ def test_files_whose_copy_was_interrupted_are_named_and_made_again(make_config):
         assert begin.startswith(f"{file} is damaged or half-written (")
         return remedy
 
+    shutil.copytree(folder, folder.with_name("my copy"))
+    assert len(load_classifier(str(folder.with_name("my copy")))[1]) == 24
     assert refusal("model.keras", lambda: load_classifier(config.run_dir)) == (
         "train its network again."
     )
+    incomplete = (
+        f"{folder} has no model.keras: it is of a run that is not complete, whose command goes on "
+        "with it, or of one that is known by its name alone, without a folder."
+    )
+    with pytest.raises(ValueError, match=re.escape(incomplete)):
+        load_classifier(config.run_dir)
     for half in (0.5, 0):
         shutil.copy(folder / "run.npz", folder / "copy.npz")
         assert refusal("copy.npz", lambda: load_predictions(folder / "copy.npz"), half) == (

@@ -45,11 +45,11 @@ def load_classifier(
         of each class.
 
     Raises:
-        ValueError: there is no such classifier; lists those that there are.
+        ValueError: there is no such classifier; lists those that there are, or says what a run's
+            folder lacks.
     """
-    own = Path(run_id, f"{Path(run_id).name}.npz")
-    if own.exists():
-        return load_model(Path(run_id, "model.keras")), _words(own)
+    if Path(run_id).is_dir():
+        return _load_own(Path(run_id))
     valid = kept_classifiers(results_dir=results_dir, weights_dir=weights_dir)
     if run_id not in valid:
         raise ValueError(
@@ -58,6 +58,18 @@ def load_classifier(
         )
     weights = Path(weights_dir, f"{run_id}.keras")
     return load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
+
+
+def _load_own(folder: Path) -> tuple[keras.Model, list[str]]:
+    """The classifier of a run's folder, which may have been renamed."""
+    weights, own = folder / "model.keras", sorted(folder.glob("*.npz"))
+    if not (weights.exists() and own):
+        missing = "predictions (.npz)" if weights.exists() else weights.name
+        raise ValueError(
+            f"{folder} has no {missing}: it is of a run that is not complete, whose command goes "
+            "on with it, or of one that is known by its name alone, without a folder."
+        )
+    return load_model(weights), _words(own[0])
 
 
 def _words(predictions: Path) -> list[str]:

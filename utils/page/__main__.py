@@ -14,9 +14,12 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if keras.backend.backend() != "tensorflow":
         parser.error("Grad-CAM needs KERAS_BACKEND=tensorflow.")
-    launch_page(
-        build_page(),
-        server_port=arguments.port,
-        share=arguments.share,
-        inbrowser=arguments.browser,
-    )
+    try:
+        launch_page(
+            build_page(),
+            server_port=arguments.port,
+            share=arguments.share,
+            inbrowser=arguments.browser,
+        )
+    except OSError as error:  # of Gradio, about the port
+        parser.error(f"{error} Choose another --port, or none.")
