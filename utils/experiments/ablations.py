@@ -70,6 +70,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
         1,
     ),
     "silu": ("SiLU in place of ReLU", {**BFLOAT16, "activation": "silu"}, 1),
+    "hard-silu": ("hard SiLU in place of ReLU", {**BFLOAT16, "activation": "hard_silu"}, 1),
     "ema-0.998": ("averaged weights, EMA 0.998", {**BFLOAT16, "ema": 0.998}, 1),
 }
 
