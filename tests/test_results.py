@@ -204,10 +204,14 @@ def test_analysis_of_predictions(predictions):
 
 def test_when_a_run_passes_a_level():
     history = {"val_top1": [0.1, 0.3, 0.2], "seconds": [90.0, 60.0, 60.0]}
-    assert first_epoch_above(history, 0.2) == "epoch 2, 2 min"
-    assert first_epoch_above(history, 0.3) == "–"
+    result = make_result(history=history)
+    assert first_epoch_above(result, 0.2) == "epoch 2, 2 min"
+    assert first_epoch_above(result, 0.3) == "–"
     history["val_top1"][0] = None  # not evaluated
-    assert first_epoch_above(history, 0.05) == "epoch 2, 2 min"
+    assert first_epoch_above(result, 0.05) == "epoch 2, 2 min"
+    legs = [{"epoch": i, "step": 0, "env": {"device": device}} for i, device in enumerate("aba")]
+    assert first_epoch_above(result | {"legs": legs[:2]}, 0.2) == "epoch 2"
+    assert results.devices_of(result | {"legs": legs}) == ["a", "b"]
 
 
 def test_calibration():

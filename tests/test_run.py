@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
+from utils import environment
 from utils.data.archives import DatasetError
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
@@ -20,7 +21,7 @@ from utils.training import recipes
 from utils.training.config import RunConfig
 from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
-from utils.training.results import is_reportable, read_result
+from utils.training.results import devices_of, is_reportable, read_result
 from utils.training.run import TrainingError, train
 from utils.training.run_folder import checkpoints_in
 
@@ -40,6 +41,7 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     half_written = Path(cut.run_dir, "checkpoints", ".epoch-0003-step-0000000.npz-killed")
     half_written.write_bytes(b"PK")
     capsys.readouterr()
+    monkeypatch.setattr(environment, "_cpu_name", lambda: "another CPU")
     killed(cut, 3)  # with nothing left to do but to finish
     log = capsys.readouterr().out
     assert "epoch-0002-step-0000000.npz is damaged" in log
@@ -48,6 +50,9 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     continued = train(cut)
     assert "Continuing cut after epoch 3." in capsys.readouterr().out
     assert runs.learned(continued) == runs.learned(whole)
+    positions = [(leg["epoch"], leg["step"]) for leg in continued["legs"]]
+    assert positions == [(0, 0), (1, 0)]  # and the last process went on where it was
+    assert devices_of(continued) == [whole["env"]["device"], "another CPU"]
     assert continued["metrics_ema"]["loss"] != continued["metrics"]["loss"]
     assert 0 < continued["metrics_train"]["loss"] != continued["metrics"]["loss"]
     for name in ("model.keras", "model_ema.keras"):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from utils.training.predictions import confusions
+from utils.training.results import devices_of
 
 
 def short_name(words: str) -> str:
@@ -83,17 +84,19 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(abs(table["accuracy"] - table["confidence"]), weights=table["images"]))
 
 
-def first_epoch_above(history: Mapping[str, Any], level: float) -> str:
+def first_epoch_above(result: dict[str, Any], level: float) -> str:
     """When the top-1 on the validation set first exceeds a level.
 
     Args:
-        history: of a result.
+        result: of a training.
         level: a fraction.
 
     Returns:
-        "epoch 3, 5 min", or "–" when it never is.
+        "epoch 3, 5 min", "epoch 3" where devices changed, or "–" when it never is.
     """
+    history = result["history"]
     for epoch, top1 in enumerate(history["val_top1"], start=1):
         if top1 is not None and top1 > level:
-            return f"epoch {epoch}, {sum(history['seconds'][:epoch]) / 60:.0f} min"
+            minutes = f", {sum(history['seconds'][:epoch]) / 60:.0f} min"
+            return f"epoch {epoch}" + (minutes if len(devices_of(result)) == 1 else "")
     return "–"

@@ -12,7 +12,7 @@ from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
 from utils.analysis.published import COURSE_REPORT
 from utils.training.predictions import load_predictions
-from utils.training.results import load_results, read_result, result_path
+from utils.training.results import devices_of, load_results, read_result, result_path
 
 CHANGES = {  # of a network, as the names of runs say them: in words
     "bn momentum": "BatchNorm momentum",
@@ -29,15 +29,15 @@ def results_table(results: Results) -> pd.DataFrame:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch, device,
-        accuracies in training and validation as fractions (train is the mean of the last epoch;
-        clean train is evaluated at its end, as val is, where a run has it), val top-1 averaged with
-        mirror images and of averaged weights in columns of their own, and the course report's
-        numbers for the same network.
+        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (NaN
+        where the run went on on another device), device, accuracies in training and validation as
+        fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
+        is, where a run has it), val top-1 averaged with mirror images and of averaged weights in
+        columns of their own, and the course report's numbers for the same network.
     """
     rows = []
     for result in results:
-        history = result["history"]
+        history, devices = result["history"], devices_of(result)
         course = COURSE_REPORT.reindex([result["preset"]]).iloc[0]
         rows.append(
             {
@@ -47,8 +47,8 @@ def results_table(results: Results) -> pd.DataFrame:
                 "parameters": result["model"]["parameters"],
                 "MACs": result["model"]["macs"],
                 "epochs": len(history["loss"]),
-                "s / epoch": float(np.median(history["seconds"])),
-                "device": result["env"]["device"],
+                "s / epoch": float(np.median(history["seconds"])) if len(devices) == 1 else np.nan,
+                "device": ", then ".join(devices),
                 "train top-1": history["top1"][-1],
                 "clean train top-1": result.get("metrics_train", {}).get("top1", np.nan),
                 "val top-1": result["metrics"]["top1"],
@@ -170,7 +170,7 @@ def markdown_times(results: Results) -> str:
         (
             (
                 f"`{result['run_id']}`",
-                *(first_epoch_above(result["history"], level) for level in (fishnet, resnet, 0.4)),
+                *(first_epoch_above(result, level) for level in (fishnet, resnet, 0.4)),
             )
             for result in results
         ),

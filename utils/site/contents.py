@@ -17,7 +17,7 @@ from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
 from utils.files import load_model
 from utils.training.predictions import load_predictions
-from utils.training.results import load_results
+from utils.training.results import devices_of, load_results
 
 CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
 STAGES = ("tail_1", "tail_3", "body_3", "head_1")  # as in 04_analysis
@@ -82,7 +82,7 @@ def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> 
         "parameters": result["model"]["parameters"],
         "macs": result["model"]["macs"],
         "seconds": round(sum(history["seconds"])),
-        "device": result["env"]["device"],
+        "device": ", then ".join(devices_of(result)),
         "train_top1": history["top1"][-1],
         **{name: result["metrics"][name] for name in ("top1", "top5")},
         "history": {name: _rounded(history[name]) for name in CURVES},

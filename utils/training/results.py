@@ -86,7 +86,8 @@ def new_result(config: RunConfig, manifest: dict[str, Any], manifest_sha256: str
         "history": {name: [] for name in history_names(config.task)},
         "metrics": {},
         "seconds": {},
-        "env": env,
+        "env": env,  # of the last leg
+        "legs": [],  # see `utils.training.run_folder.TrainState`
     }
 
 
@@ -194,6 +195,12 @@ def epoch_line(result: dict[str, Any], epoch: int) -> str:
         f"{val} | lr {at['learning_rate']:.2g} | {at['seconds']:.0f} s "
         f"{at['images_per_second']:.0f} images/s {at['peak_rss_mb'] / 1024:.1f} GiB"
     )
+
+
+def devices_of(result: dict[str, Any]) -> list[str]:
+    """Names of the devices on which a run was trained, in their order, each once."""
+    legs = result.get("legs") or [result]  # older results have no legs
+    return list(dict.fromkeys(leg["env"]["device"] for leg in legs))
 
 
 def load_results(results_dir: str | Path) -> list[dict[str, Any]]:

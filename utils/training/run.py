@@ -116,6 +116,8 @@ def _fit(
     variables = variables_of(model, metrics)
     state, sums = _restore(config, steps, variables, metrics, devices)
     result["env"]["devices"] = devices.count
+    state.go_on(result["env"])
+    result["legs"] = state.legs
     result["model"] = {"parameters": count_parameters(model), "macs": count_macs(model)}
 
     def save() -> None:

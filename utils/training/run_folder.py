@@ -32,6 +32,13 @@ class TrainState:
     epoch: int = 0  # epochs done
     step: int = 0  # steps done in the epoch after them
     elapsed: float = 0.0  # seconds spent in that epoch
+    # Where it was trained: from which epoch and step on, in which `utils.environment.describe`.
+    legs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def go_on(self, env: dict[str, Any]) -> None:
+        """Begins a leg, unless the run goes on where it was: the same machine, commit, versions."""
+        if not self.legs or self.legs[-1]["env"] != env:
+            self.legs.append({"epoch": self.epoch, "step": self.step, "env": env})
 
 
 class TrainingError(RuntimeError):
@@ -197,7 +204,8 @@ def save_checkpoint(folder: Path, variables: Mapping[str, Any], state: TrainStat
 
     arrays: dict[str, Any] = {n: keras.ops.convert_to_numpy(v) for n, v in variables.items()}
     position = {"position": (state.epoch, state.step), "elapsed": state.elapsed}
-    arrays[STATE] = np.array(json.dumps({**position, "history": state.history}))
+    saved = {**position, "history": state.history, "legs": state.legs}
+    arrays[STATE] = np.array(json.dumps(saved))
     with replacing(path) as file:
         np.savez(file, **arrays)
     good = [path]
@@ -269,7 +277,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _state(saved: dict[str, Any]) -> TrainState:
     epoch, step = saved["position"]
-    return TrainState(saved["history"], epoch, step, saved["elapsed"])
+    return TrainState(saved["history"], epoch, step, saved["elapsed"], saved.get("legs", []))
 
 
 def _position(path: Path) -> tuple[int, int]:
