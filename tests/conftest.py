@@ -6,6 +6,7 @@ import keras
 import pytest
 import runs
 from layouts import sample_files
+from pictures import picture
 
 from utils.data.prepare import prepare_dataset
 from utils.models.presets import PRESETS
@@ -67,6 +68,15 @@ def make_config(shapes, tmp_path, monkeypatch):
         return RunConfig(run_dir=str(tmp_path / name), **{**options, **changes})
 
     return make
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two classes, six and four pictures."""
+    for name, number in (("cat", 6), ("dog", 4)):
+        for i in range(number):
+            picture(tmp_path / "pets" / name / f"{i}.png", seed=10 * number + i)
+    return tmp_path / "pets"
 
 
 @pytest.fixture
