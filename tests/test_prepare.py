@@ -183,6 +183,16 @@ def test_errors_of_the_disk_say_what_helps(layout, tmp_path, monkeypatch, error,
     assert not exists or not os.listdir(output)
 
 
+def test_what_a_killed_conversion_left_goes_after_a_day(layout, tmp_path):
+    output = tmp_path / "records"
+    old, new = output / ".converting-a", output / ".converting-b"
+    for left in (old, new):
+        (left / "records").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    convert(layout, output, **SHARDS)
+    assert list(output.glob(".*")) == [new]  # another process may be at it
+
+
 def test_an_interrupt_while_publishing_leaves_nothing(layout, tmp_path, monkeypatch):
     replace, moved = os.replace, []
 

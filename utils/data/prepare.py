@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +37,8 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
 REMEDY = "choose another output_dir"
+SCRATCH = ".converting-"  # with a random end, a folder of what is not finished
+LONGEST_CONVERSION = 24 * 3600  # seconds after which it was left by a process that was killed
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
 Shards = dict[str, int]
@@ -275,9 +279,12 @@ def _build(
     shards = {**DEFAULT_SHARDS, **(_shards_of(found) if found else {}), **shards}
     try:
         target.mkdir(parents=True, exist_ok=True)
+        for left in target.glob(f"{SCRATCH}*"):
+            if time.time() - left.stat().st_mtime > LONGEST_CONVERSION:
+                shutil.rmtree(left, ignore_errors=True)
         with (
             tempfile.TemporaryDirectory(
-                prefix=".converting-", dir=target, ignore_cleanup_errors=True
+                prefix=SCRATCH, dir=target, ignore_cleanup_errors=True
             ) as scratch,
             tempfile.TemporaryDirectory() as drawn,
         ):
