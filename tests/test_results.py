@@ -299,10 +299,15 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
 def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
     course = tables.COURSE_REPORT.assign(val_top1=[0.1, 0.2, 0.3, 0.9])
     monkeypatch.setattr(tables, "COURSE_REPORT", course)
-    assert tables.markdown_times([make_result()]).splitlines() == [
-        "| run | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",
-        "|---|---|---|---|",
-        "| `a` | epoch 2, 0 min | – | epoch 2, 0 min |",
+    runs = [
+        make_result(run_id="simple-tuned-2ep-seed0", seed=0),
+        make_result(run_id="simple-tuned-2ep-stem-half-seed1", seed=1),
+    ]
+    assert tables.markdown_times(runs).splitlines() == [
+        "| network | recipe | epochs | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",
+        "|---|---|---|---|---|---|",
+        "| simple | tuned | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
+        "| simple, stem of stride 2 (seed 1) | tuned | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
     ]
 
 

@@ -164,12 +164,13 @@ def markdown_times(results: Results) -> str:
         The lines of the table.
     """
     fishnet, resnet = COURSE_REPORT.loc[["complex", "resnet_report"], "val_top1"]
-    header = ("run", f"its best FishNet, {fishnet:.1%}", f"its ResNet, {resnet:.1%}", "40%")
+    levels = (f"its best FishNet, {fishnet:.1%}", f"its ResNet, {resnet:.1%}", "40%")
     return _markdown(
-        header,
+        ("network", "recipe", "epochs", *levels),
         (
             (
-                f"`{result['run_id']}`",
+                network_of(result) + (f" (seed {result['seed']})" if result["seed"] else ""),
+                *(result["recipe"], len(result["history"]["loss"])),
                 *(first_epoch_above(result, level) for level in (fishnet, resnet, 0.4)),
             )
             for result in results
