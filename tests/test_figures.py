@@ -96,7 +96,7 @@ def result(preset, epochs, recipe="tuned", **changes):
     history = {name: [0.5] * epochs for name in ("loss", "val_loss", "top1", "val_top1")}
     metrics = {"split": "val"}
     names = {"preset": preset, "recipe": recipe, "run_id": f"{preset}-{recipe}-{epochs}ep-seed0"}
-    return {**names, "history": history, "metrics": metrics, **changes}
+    return {**names, "history": history, "metrics": metrics, "config": {}, **changes}
 
 
 def test_curves_show_every_run_in_the_color_of_its_preset():
@@ -117,10 +117,10 @@ def test_curves_show_every_run_in_the_color_of_its_preset():
 
 
 def test_curves_name_what_is_changed_and_take_seeds_together():
-    runs = ["simple-course-4ep-seed0", "simple-course-4ep-seed1", "simple-course-4ep-silu-seed0"]
-    figure = charts.plot_curves([result("simple", 4, "course", run_id=run) for run in runs])
+    configs: list[dict] = [{}, {}, {"activation": "silu"}]
+    figure = charts.plot_curves([result("simple", 4, "course", config=c) for c in configs])
     (row,) = figure.subfigs
-    assert legend(row) == ["simple, 4 epochs", "simple, silu, 4 epochs"]
+    assert legend(row) == ["simple, 4 epochs", "simple, SiLU, 4 epochs"]
     right = row.axes[1]
     assert [line.get_alpha() for line in right.lines] == [1, 1, 1, 1, 0.5, 0.5]
     assert [line.get_marker() for line in right.lines[1::2]] == ["o", "o", "s"]

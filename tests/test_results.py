@@ -277,7 +277,7 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
         run("complex-course-2ep-seed0", 0.2, recipe="course"),
         run("simple-tuned-2ep-seed0", 0.50, **clean),
         run("simple-tuned-2ep-seed1", 0.54, **clean),
-        run("simple-tuned-2ep-stem-half-seed0", 0.6),
+        run("simple-tuned-2ep-stem-half-seed0", 0.6, config={"stem": "half"}),
     ]
     rows = tables.summary(runs)
     assert list(rows["network"]) == ["simple, stem of stride 2", "simple", "complex"]
@@ -296,12 +296,27 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
     assert lines[-1].startswith("| 30 | *the course report's ResNet* ")
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"stem": "imagenet", "ema": 0.0, "l2": 5e-4, "activation": None}, "simple"),
+        ({"stem": "half", "activation": "silu", "image_sizes": "32x1-64x1"},
+         "simple, stem of stride 2, SiLU, progressive resizing"),
+        ({"width": 0.375, "learning_rate": 1 / 6}, "simple, width 0.375, learning rate 0.1667"),
+        ({"batch_norm_momentum": 0.99, "precision": "mixed_bfloat16"},
+         "simple, BatchNorm momentum 0.99"),
+    ],
+)  # fmt: skip
+def test_a_network_is_named_by_what_its_run_changes(config, words):
+    assert tables.network_of(make_result(run_id="whatever", config=config)) == words
+
+
 def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
     course = tables.COURSE_REPORT.assign(val_top1=[0.1, 0.2, 0.3, 0.9])
     monkeypatch.setattr(tables, "COURSE_REPORT", course)
     runs = [
         make_result(run_id="simple-tuned-2ep-seed0", seed=0),
-        make_result(run_id="simple-tuned-2ep-stem-half-seed1", seed=1),
+        make_result(run_id="b-seed1", seed=1, config={"stem": "half"}),
     ]
     assert tables.markdown_times(runs).splitlines() == [
         "| network | recipe | epochs | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",

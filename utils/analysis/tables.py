@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ import pandas as pd
 from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
 from utils.analysis.published import COURSE_REPORT
+from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
 from utils.training.predictions import load_predictions
+from utils.training.recipes import RECIPES
 from utils.training.results import devices_of, load_results, read_result, result_path
 
-CHANGES = {  # of a network, as the names of runs say them: in words
-    "bn momentum": "BatchNorm momentum",
-    "stem half": "stem of stride 2",
-    "stem full": "stem of stride 1",
+# What a run may change of its network or recipe; and how it is said, where not by field and value.
+CHANGES = ("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES)
+WORDS = {
+    ("stem", "half"): "stem of stride 2",
+    ("stem", "full"): "stem of stride 1",
+    ("activation", "silu"): "SiLU",
+    ("activation", "hard_silu"): "hard SiLU",
+    ("activation", "gelu"): "GELU",
+    ("zero_init", True): "zero init",
+    ("logits_bn", True): "BatchNorm on logits",
 }
+FIELDS = {"batch_norm_momentum": "BatchNorm momentum", "l2": "L2", "ema": "EMA"}
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
 
@@ -65,12 +75,20 @@ def results_table(results: Results) -> pd.DataFrame:
 
 
 def network_of(result: Mapping[str, Any]) -> str:
-    """The preset of a run and what is changed of it, as the run's name says: "simple, silu"."""
-    name = re.sub(r"-seed\d+$", "", result["run_id"])
-    changed = re.sub(r"^.*\d+ep-?", "", name).replace("-", " ")
-    for code, words in CHANGES.items():
-        changed = changed.replace(code, words)
-    return result["preset"] + (f", {changed}" if changed else "")
+    """The preset of a run and what it changes, in words: "simple, SiLU"."""
+    usual = {field.name: field.default for field in fields(RunConfig)}
+    words = [result["preset"]]
+    for name in CHANGES:
+        value = result["config"].get(name)
+        if value in (None, usual[name], getattr(RECIPES[result["recipe"]], name, None)):
+            continue
+        if name == "image_sizes":
+            words.append("progressive resizing")
+        else:
+            number = f"{value:.4g}" if isinstance(value, float) else value
+            said = f"{FIELDS.get(name, name.replace('_', ' '))} {number}"
+            words.append(WORDS.get((name, value), said))
+    return ", ".join(words)
 
 
 def summary(results: Results) -> pd.DataFrame:
