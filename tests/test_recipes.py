@@ -94,13 +94,21 @@ def test_weight_decay_of_adamw_is_for_kernels_alone():
     np.testing.assert_array_equal(layer.bias, [2.0])
 
 
+@pytest.mark.parametrize(("name", "usual"), [("adamw", 0.05), ("muon", 0.01)])
+def test_weight_decay_is_the_usual_or_the_recipe_s(name, usual):
+    for given, expected in ((None, usual), (0.125, 0.125), (0.0, 0.0)):
+        recipe = get_recipe("tuned", optimizer=name, weight_decay=given)
+        optimizer = make_optimizer(recipe, steps=10, batch_size=256)
+        assert optimizer.get_config()["weight_decay"] == expected
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 2, 8), (3, 3, 8, 8), (1, 1, 8, 32)])
 def test_muon_steps_equally_far_in_all_directions(shape):
     first, *gradients = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
     layer = keras.layers.Conv2D(shape[-1], shape[0], use_bias=False)
     layer.build((None, 8, 8, shape[2]))
     layer.kernel.assign(first)
-    optimizer = Muon(0.1, decay=0.5, muon_momentum=0.8, momentum=0.9)
+    optimizer = Muon(0.1, weight_decay=0.5, muon_momentum=0.8, momentum=0.9)
     momentum = 0
     for gradient in gradients:
         before = np.array(layer.kernel)
@@ -175,6 +183,8 @@ def test_only_adamw_has_a_decoupled_weight_decay(name):
         ({"learning_rate": 0.0}, "learning_rate must be above 0. Received: 0.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
         ({"l2": -1.0}, "l2 must be at least 0. Received: -1.0"),
+        ({"optimizer": "muon", "weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"weight_decay": 0.1}, "weight_decay is for adamw and muon; sgd has l2. Received: .*=0.1"),
         ({"l2": float("inf")}, "l2 must be at least 0. Received: inf"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0. Received: nan"),
         ({"plateau_patience": -1}, "plateau_patience must be at least 0. Received: -1"),

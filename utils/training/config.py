@@ -30,8 +30,8 @@ NETWORK_CHANGES = (
 
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
-    "optimizer", "learning_rate", "warmup", "schedule", "plateau_patience", "l2", "augment",
-    "standardize", "flip", "label_smoothing", "ema", "image_sizes",
+    "optimizer", "learning_rate", "warmup", "schedule", "plateau_patience", "l2", "weight_decay",
+    "augment", "standardize", "flip", "label_smoothing", "ema", "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -136,6 +136,7 @@ class RunConfig:
     schedule: str | None = None  # after it: linear or cosine to 0, or steps
     plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
     l2: float | None = None  # times the kernels, added to their gradients
+    weight_decay: float | None = None  # of adamw and muon: times weights and rate, at each step
     augment: bool | None = None  # random crops and horizontal flips
     flip: str | None = None  # of these: random, or alternating, each image in every second epoch
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255

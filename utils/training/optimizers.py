@@ -77,7 +77,7 @@ class Muon(SGD):
     Args:
         learning_rate: of the kernels; a number or a `LearningRateSchedule`.
         muon_momentum: of the kernels.
-        decay: of the kernels, times their learning rate at each step, beside the momentum.
+        weight_decay: of the kernels, times their learning rate at each step, beside the momentum.
         sgd_rate: the learning rate of the rest, as a multiple of the kernels'.
         **kwargs: of `SGD`, for the rest.
 
@@ -90,12 +90,12 @@ class Muon(SGD):
         learning_rate: Any,
         *,
         muon_momentum: float = 0.95,
-        decay: float = 0.01,
+        weight_decay: float = 0.01,
         sgd_rate: float = 25.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, **kwargs)
-        self.muon_momentum, self.decay, self.sgd_rate = muon_momentum, decay, sgd_rate
+        self.muon_momentum, self.decay, self.sgd_rate = muon_momentum, weight_decay, sgd_rate
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Steps one variable."""
@@ -118,8 +118,8 @@ class Muon(SGD):
 
     def get_config(self) -> dict[str, Any]:
         """Config for serialization."""
-        own = {"muon_momentum": self.muon_momentum, "decay": self.decay, "sgd_rate": self.sgd_rate}
-        return {**super().get_config(), **own}
+        own = {"muon_momentum": self.muon_momentum, "sgd_rate": self.sgd_rate}
+        return {**super().get_config(), **own, "weight_decay": self.decay}
 
 
 def orthogonalized(matrix: Any, steps: int = 5) -> Any:
@@ -216,7 +216,9 @@ def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.opti
     """
     rate = learning_rate(recipe, steps=steps, batch_size=batch_size)
     average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
-    settings = OPTIMIZERS[recipe.optimizer].settings
+    settings = dict(OPTIMIZERS[recipe.optimizer].settings)
+    if recipe.weight_decay is not None:
+        settings["weight_decay"] = recipe.weight_decay
     return CLASSES[recipe.optimizer](rate, l2=recipe.l2, **settings, **average)
 
 

@@ -31,8 +31,11 @@ OPTIMIZERS = {
     "adamw": OptimizerDefaults(3e-3, settings={"weight_decay": 0.05}),
     "rmsprop": OptimizerDefaults(1e-3),
     # The rate and the L2 of what it does not orthogonalize are those of "sgd".
-    "muon": OptimizerDefaults(0.02, l2=5e-4, settings={"momentum": 0.9, "nesterov": True}),
+    "muon": OptimizerDefaults(
+        0.02, l2=5e-4, settings={"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+    ),
 }
+DECOUPLED = ("adamw", "muon")  # have weight decay beside the gradients
 
 
 IMAGE_SIZES = (32, 512)  # of one's own pictures, in pixels
@@ -55,6 +58,7 @@ class Recipe:
     schedule: str = "linear"  # or "cosine", to zero too; or "steps", tenfold at 30, 60, 90 % of it
     plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
     l2: float = 0.0  # times the kernels, added to their gradients
+    weight_decay: float | None = None  # of adamw and muon, see there; None: as in `OPTIMIZERS`
     augment: bool = False  # random crops and horizontal flips
     flip: str = "random"  # in `FLIPS`; how images are flipped where they are augmented
     standardize: bool = False  # per-channel mean and deviation of the training set; otherwise / 255
@@ -77,12 +81,18 @@ class Recipe:
             ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("l2", "at least 0", 0 <= self.l2 < math.inf),
+            ("weight_decay", "at least 0", 0 <= (self.weight_decay or 0) < math.inf),
             ("plateau_patience", "at least 0", self.plateau_patience >= 0),
             ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
             ("ema", "in [0, 1)", 0 <= self.ema < 1),
         ):
             if not valid:
                 raise ValueError(f"{name} must be {required}. Received: {getattr(self, name)!r}")
+        if self.weight_decay is not None and self.optimizer not in DECOUPLED:
+            raise ValueError(
+                f"weight_decay is for {' and '.join(DECOUPLED)}; {self.optimizer} has l2. "
+                f"Received: weight_decay={self.weight_decay!r}"
+            )
         if self.warmup and self.plateau_patience:
             raise ValueError(
                 "warmup and plateau_patience exclude each other: the one is a schedule of all "
