@@ -40,7 +40,7 @@ def image_grid(
     """
     side = WIDTH / columns
     room = side - 0.35 * bool(row_labels) / columns
-    rows, letters = math.ceil(len(images) / columns), int(room * 72 / (0.64 * SMALL))
+    rows, letters = math.ceil(len(images) / columns), int(room * 72 / (0.7 * SMALL))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     titled = math.ceil(len(titles) / columns) * lines * 1.3 * SMALL / 72
     figure, panels = plt.subplots(
