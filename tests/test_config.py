@@ -190,7 +190,7 @@ def test_defaults_and_names():
     on_a_drive = RunConfig(runs_dir="/content/drive/My Drive/runs/").resolve()
     assert on_a_drive.run_dir == "/content/drive/My Drive/runs/simple-tuned-8ep-seed0"
     assert on_a_drive.results_dir == on_a_drive.run_dir
-    assert on_a_drive.command.endswith(" -p runs_dir '/content/drive/My Drive/runs/'")
+    assert on_a_drive.command.endswith(" -p runs_dir '/content/drive/My Drive/runs'")
     assert not on_a_drive.differences(RunConfig().resolve().identity())
 
 
@@ -390,3 +390,17 @@ class TestOwnPictures:
         for changes in ({"image_size": 512}, {"image_size": 80, "stem": "half"},
                         {"preset": "resnet50", "image_size": 33}):  # fmt: skip
             assert self.config(**changes).image_size == changes["image_size"]
+
+
+def test_folders_may_be_in_the_home_folder_and_end_in_a_slash(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = RunConfig(data_dir="~/data", run_dir="~/runs/a", weights_dir="~/weights")
+    assert (config.data_dir, config.run_dir) == ("/home/me/data", "/home/me/runs/a")
+    assert config.weights_dir == "/home/me/weights"
+    for same in ("runs", "runs/", "./runs"):
+        assert RunConfig(runs_dir=same).resolve().results_dir == "report/results"
+
+
+def test_imagenet_has_no_holdout():
+    with pytest.raises(ValueError, match="split must be val for dataset imagenet, .*'holdout'"):
+        RunConfig(dataset="imagenet", archive="/imagenet", split="holdout")

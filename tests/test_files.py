@@ -1,5 +1,6 @@
 import errno
 import os
+import time
 import zipfile
 
 import keras
@@ -33,6 +34,7 @@ def test_a_compact_model_has_the_same_bytes_each_time(model, tmp_path):
     model.save(tmp_path / "model.keras")
     for name in ("a", "b"):
         compact_model(tmp_path / "model.keras", tmp_path / name)
+        time.sleep(1.1)  # some formats store the second
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with zipfile.ZipFile(tmp_path / "model.keras") as old, zipfile.ZipFile(tmp_path / "a") as new:
         assert old.namelist() == new.namelist()
@@ -74,6 +76,15 @@ def test_replacing_keeps_the_earlier_file_when_the_disk_loses_the_new_one(
         file.write(b"second")
     assert (tmp_path / "file").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_leaves_is_of_no_kind(tmp_path):
+    with replacing(tmp_path / "run.json", "w") as file:
+        file.write("{")
+        file.flush()
+        assert not list(tmp_path.glob("*.json"))  # which would take a hidden file, too
+        assert [path.read_text() for path in tmp_path.glob(".writing-*/*")] == ["{"]
+    assert os.listdir(tmp_path) == ["run.json"]
 
 
 def test_new_files_have_the_usual_permissions(tmp_path):

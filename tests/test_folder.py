@@ -125,6 +125,17 @@ def test_folders_beside_a_split(pets):
     )
 
 
+def test_records_of_a_changed_archive_are_not_taken_for_its_own(pets, tmp_path):
+    archive, output = pack_zip(tmp_path, tmp_path / "pets.zip"), tmp_path / "records"
+    manifest = converted(archive, output)
+    assert converted(archive, output) == manifest
+    picture(pets / "cat" / "new.png", seed=50)
+    archive.unlink()
+    pack_zip(pets.parent / "pets", archive)
+    with pytest.raises(DatasetError, match="pets.zip are not those any more that .* was made from"):
+        converted(archive, output)
+
+
 def test_records_of_changed_pictures_are_not_taken_for_theirs(pets, tmp_path, capsys):
     manifest = converted(pets)
     assert converted(pets) == manifest

@@ -118,7 +118,7 @@ def test_symptoms_need_the_runs_without_the_fault(tmp_path):
         symptoms(tmp_path)
     accuracies = dict.fromkeys(("top1", "val_top1", "evaluated_train_top1"), [0.1])
     write(tmp_path, "none", "twin", **accuracies)
-    message = "layers-in-call-none-once-seed0.json; run python -m .*train --manner once first"
+    message = "layers-in-call-none-once-seed0.json; run .*train --manner once --steps 15 first"
     with pytest.raises(FileNotFoundError, match=message):
         symptoms(tmp_path)
 

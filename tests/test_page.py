@@ -12,6 +12,7 @@ from PIL import Image
 
 from utils.data.manifest import load_manifest
 from utils.data.pictures import ImageError
+from utils.models.build import build_model
 from utils.training.predictions import load_predictions
 
 pytest.importorskip("gradio")
@@ -214,3 +215,11 @@ def test_a_drawing_is_classified_on_a_phone(open_page):
     phone.get_by_role("button", name="Classify the drawing").click()
     top_of(phone).nth(4).wait_for()
     assert phone.locator("#message [role=alert]").count() == 0
+
+
+def test_a_network_without_a_body_has_the_evidence_of_its_tail(monkeypatch):
+    model = build_model("simple_tail"), [f"class {i}" for i in range(200)]
+    monkeypatch.setattr(Networks, "classifier", lambda self, run_id: model)
+    found = Networks().explain("tail", np.zeros((64, 64, 3), np.uint8))
+    assert found.evidence.keys() == {"Tail"}
+    assert len(found.top5) == 5

@@ -107,7 +107,16 @@ def test_class_order(source, monkeypatch):
             in_order[max(i - 10, 0)] <= label <= in_order[min(i + 10, 143)]
             for i, label in enumerate(drawn)
         )
-    assert (np.diff(labels_of(evaluation_batches(part))) >= 0).all()
+
+
+def test_evaluation_by_class_is_asked_for(source):
+    by_class = labels_of(evaluation_batches(source, by_class=True))
+    assert (np.diff(by_class) >= 0).all()
+    # Whatever the order of training: the JPEGs that are kept beside the predictions are in this.
+    part = replace(source, record_order="classes")
+    shuffled = labels_of(evaluation_batches(part))
+    np.testing.assert_array_equal(shuffled, labels_of(evaluation_batches(source)))
+    assert (np.diff(shuffled) < 0).any()
 
 
 def test_evaluation_is_the_whole_split_in_record_order(source):

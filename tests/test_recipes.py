@@ -212,10 +212,14 @@ def test_phases_of_image_sizes_fit_any_number_of_epochs():
     assert recipe.phase(0, 1) == (64, 1)
     thirds = get_recipe("tuned", image_sizes="32x0.7-48x0.2-64x0.1")
     assert thirds.phase(29, 30) == (64, 30)
+    short = get_recipe("tuned", image_sizes="32x0.7-48x0.1-64x0.2")  # 0.7 + 0.1 < 0.8 in binary
+    assert [short.phase(epoch, 10) for epoch in (6, 7, 8)] == [(32, 7), (48, 8), (64, 10)]
     assert RECIPES["tuned"].phase(3, 8) == (None, 8)
 
 
-@pytest.mark.parametrize("sizes", ["32", "32:14 64:2", "32x0-64x1", "0x1", "32x1-", "x", "32x1x2"])
+@pytest.mark.parametrize(
+    "sizes", ["32", "32:14 64:2", "32x0-64x1", "0x1", "32x1-", "x", "32x1x2", "32x1.2.3"]
+)
 def test_image_sizes_that_cannot_be_read(sizes):
     message = f'in "32x14-48x6-64x2". Received: {sizes!r}'
     with pytest.raises(ValueError, match=f"image_sizes must be .*{message}"):

@@ -38,15 +38,17 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     killed(cut, 2)
     assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
     runs.damage(checkpoints_in(cut.run_dir)[0])
-    half_written = Path(cut.run_dir, "checkpoints", ".epoch-0003-step-0000000.npz-killed")
+    half_written = Path(cut.run_dir, "checkpoints", ".writing-x", "epoch-0003-step-0000000.npz")
+    half_written.parent.mkdir()
     half_written.write_bytes(b"PK")
+    Path(cut.run_dir, "checkpoints", ".ipynb_checkpoints").mkdir()  # Jupyter's is left alone
     capsys.readouterr()
     monkeypatch.setattr(environment, "_cpu_name", lambda: "another CPU")
     killed(cut, 3)  # with nothing left to do but to finish
     log = capsys.readouterr().out
     assert "epoch-0002-step-0000000.npz is damaged" in log
     assert "Continuing cut after epoch 1." in log
-    assert not half_written.exists()
+    assert not half_written.parent.exists()
     continued = train(cut)
     assert "Continuing cut after epoch 3." in capsys.readouterr().out
     assert runs.learned(continued) == runs.learned(whole)
@@ -76,6 +78,7 @@ def test_evaluation_in_training_mode(make_config, tmp_path):
     assert not is_reportable(again)
     assert again["metrics"]["loss"] < result["metrics"]["loss"]
     assert again["metrics"]["loss"] != classes["metrics"]["loss"]
+    assert again.keys() & {"metrics_train", "metrics_flip", "legs"} == set()  # of the training
 
 
 def test_initial_weights(make_config, capsys, tmp_path):
@@ -161,6 +164,8 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     hparams = hparams_of(Path(config.run_dir, "tensorboard"))
     assert hparams["recipe"].string_value == "course"
     assert hparams["learning_rate"].number_value == 1e-3  # of the recipe
+    assert hparams["epochs"].number_value == config.epochs != config.full_recipe.epochs
+    assert hparams["batch_size"].number_value == 96
     assert hparams["augment"].bool_value is False
     assert hparams["augment"].HasField("bool_value")
     assert result == json.loads((Path(config.run_dir) / "run.json").read_text())

@@ -248,6 +248,12 @@ def test_a_folder_in_use_is_refused(make_config):
     assert not in_use(config.run_dir)
 
 
+def test_a_lock_that_cannot_be_opened_is_no_process(tmp_path):
+    (tmp_path / "lock").mkdir()  # as another user's would be
+    with pytest.raises(TrainingError, match="cannot be used .*Choose another run_dir"):
+        in_use(tmp_path)
+
+
 def test_asking_whether_a_folder_is_in_use_makes_none(tmp_path):
     assert not in_use(tmp_path / "missing" / "run")
     assert not in_use(tmp_path)

@@ -9,7 +9,10 @@ import pytest
 
 from utils.analysis.published import COURSE_REPORT
 from utils.analysis.tables import summary
+from utils.models.build import build_model
 from utils.site.build import data_of, render
+from utils.site.contents import grad_cam_strip
+from utils.training.predictions import load_predictions
 from utils.training.results import load_results
 
 SITE = Path("report/site")
@@ -150,3 +153,9 @@ def test_it_fits_a_phone_in_the_dark(open_site):
     assert max(ground) < 50
     assert min(ink) > 200
     assert phone.evaluate("document.getElementById('matrix-plot').layout.font.color") == "#e6e9eb"
+
+
+def test_a_network_without_a_body_has_the_maps_of_its_tail():
+    predictions = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
+    strip = grad_cam_strip(build_model("simple_tail"), predictions, count=2)
+    assert {stage: m["side"] for stage, m in strip["maps"].items()} == {"tail_1": 8, "tail_3": 2}

@@ -213,6 +213,13 @@ def describe(precision: str = "float32") -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """The CPU cores that this process may use, as far as the system says."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def peak_rss_mb() -> float:
     """Highest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
@@ -292,7 +299,7 @@ def _git_commit() -> str | None:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, check=True,
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None

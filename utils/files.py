@@ -5,7 +5,7 @@ import errno
 import io
 import json
 import os
-import secrets
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from filelock import FileLock
 # What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
 
+UNFINISHED = ".writing-"  # with a random end, a folder of a file that is not finished
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -47,7 +48,7 @@ def read_json(path: str | os.PathLike, remedy: str) -> Any:
 
 
 def load_model(path: str | os.PathLike, **options: Any) -> Any:
-    """Loads a `.keras` file, as `keras.models.load_model` does, which calls half a file missing.
+    """Loads a `.keras` file, as `keras.models.load_model` does, which says of half a file: missing.
 
     Args:
         path: of the file.
@@ -143,15 +144,17 @@ def save_model(model: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def _replacement(path: Path) -> Iterator[Path]:
-    """A free name beside `path`, with its ending, for a file that takes its place at the end."""
+    """The same name in a hidden folder beside `path`, for a file that takes its place at the end.
+
+    In a folder, so that what a killed process leaves is not taken for a file of its kind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=UNFINISHED, dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        temporary = Path(folder, path.name)
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_advice(number: int | None, otherwise: str) -> str:
@@ -191,7 +194,7 @@ def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
         copied = io.BytesIO()
         with (
             h5py.File(io.BytesIO(old.read(weights))) as full,
-            h5py.File(copied, "w", libver="latest") as half,
+            h5py.File(copied, "w", libver="earliest") as half,  # later ones store the time
         ):
             full.visititems(lambda name, item: _copy_item(half, name, item))
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:

@@ -121,15 +121,17 @@ def evaluation_batches(
     *,
     on_train: bool = False,
     flipped: bool = False,
+    by_class: bool = False,
     devices: Devices = ALONE,
 ) -> Batches:
     """The split that a run reports on, in the order of the records.
 
     Args:
-        source: what is read. "classes" has one class after another.
+        source: what is read.
         on_train: whether to read images that the run trains on in place of the split: the first
             10,000 of them, as they are, the same ones every time.
         flipped: whether to flip all images.
+        by_class: whether to read one class after another; not of ImageNet.
         devices: that share each batch. For several of them, blank images fill up the last batch,
             which is smaller otherwise, and there are weights.
 
@@ -146,7 +148,7 @@ def evaluation_batches(
         rows = trained_rows(source, arrays)[:TRAIN_IMAGES]
     else:
         rows = evaluated_rows(source.manifest, source.split, arrays)
-    if isinstance(arrays, Arrays) and source.record_order == "classes":
+    if isinstance(arrays, Arrays) and by_class:
         rows = rows[np.argsort(arrays.labels[rows], kind="stable")]
     whole = devices.count > 1
     if whole:

@@ -100,7 +100,7 @@ def prepare_dataset(
         )
     shards = _check_shards(train_shards, validation_shards)
     if found and _is_finished(data_dir, found, shards):
-        if archive and dataset == "folder" and os.path.isdir(archive):
+        if archive and dataset == "folder" and os.path.exists(archive):
             _check_unchanged(archive, data_dir, found)
         return found
     options = {**usual, **(options_of(found) if found else {}), **options}
@@ -217,8 +217,11 @@ def _check_dataset(
 def _check_unchanged(
     archive: str | os.PathLike, data_dir: str | os.PathLike, found: Manifest
 ) -> None:
-    """Refuses records of a folder whose pictures are others by now."""
-    with open_archive(archive, data_dir, sha256=None, marker=None) as source:
+    """Refuses records of a folder or an archive whose pictures are others by now."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_archive(archive, scratch, sha256=None, marker=None) as source,
+    ):
         if files_sha256(source) != found["files_sha256"]:
             raise DatasetError(
                 f"The pictures in {archive} are not those any more that {data_dir} was made from. "

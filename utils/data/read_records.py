@@ -23,7 +23,7 @@ from utils.data.archives import DOWNLOAD_CACHE, DatasetError, check_disk
 from utils.data.imagenet.records import RecordFiles, Thumbnails
 from utils.data.manifest import Manifest, file_sha256, manifest_sha256
 from utils.data.write_records import EDGES, MASK
-from utils.files import READ_ONLY, locked, replacing, write_advice
+from utils.files import READ_ONLY, is_mounted, locked, replacing, write_advice
 from utils.progress import Bar
 
 DECODED = "decoded"  # folder beside the records
@@ -200,14 +200,15 @@ def _is_whole(folder: Path, digest: str, prefix: str) -> bool:
 def _decode(data_dir: Path, manifest: Manifest, prefix: str, folder: Path) -> None:
     """Decodes all records into a folder; what is half done is never taken for whole.
 
-    Where another process is at it, waits for that.
+    Waits if another process is already decoding them.
     """
     digest = manifest_sha256(manifest)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock") as without_locks:
         if _is_whole(folder, digest, prefix):
             return
-        for left in folder.glob(".decoding-*") if not without_locks else ():
+        alone = not without_locks and not is_mounted(folder)
+        for left in folder.glob(".decoding-*") if alone else ():
             shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
         number = sum(manifest["counts"][name] for name in PREFIXES)
         values = 4 if manifest["dataset"] == "tiny-shapes" else 3  # a pixel; with its mask

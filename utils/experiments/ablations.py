@@ -1,6 +1,5 @@
 """One factor at a time: why the course report's networks failed, and what improves the recipe."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from utils import environment
 from utils.data.manifest import ORDERS, load_manifest
 from utils.data.pipeline import evaluation_batches, feed
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
@@ -72,6 +72,12 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     "silu": ("SiLU in place of ReLU", {**BFLOAT16, "activation": "silu"}, 1),
     "hard-silu": ("hard SiLU in place of ReLU", {**BFLOAT16, "activation": "hard_silu"}, 1),
     "ema-0.998": ("averaged weights, EMA 0.998", {**BFLOAT16, "ema": 0.998}, 1),
+    "zero-init": (
+        "each bottleneck's last convolution starts at zero",
+        {**BFLOAT16, "zero_init": True},
+        1,
+    ),
+    "muon": ("Muon, rate 0.02, weight decay 0.01", {**BFLOAT16, "optimizer": "muon"}, 1),
 }
 
 
@@ -243,11 +249,13 @@ def evaluate_with_batch_statistics(
         )
     model = with_batch_statistics(load_model(f"{config.run_dir}/model.keras"))
     compile_model(model, config.full_recipe, steps=1, batch_size=config.batch_size)
-    source = dataclasses.replace(
-        source_of(config, load_manifest(config.data_dir)), record_order=record_order
-    )
-    measured = model.evaluate(feed(evaluation_batches(source)), return_dict=True, verbose=0)
+    source = source_of(config, load_manifest(config.data_dir))
+    batches = evaluation_batches(source, by_class=record_order == "classes")
+    measured = model.evaluate(feed(batches), return_dict=True, verbose=0)
+    for name in ("metrics_train", "metrics_flip", "metrics_ema", "legs"):  # of the training
+        result.pop(name, None)
     result |= {
+        "env": environment.describe(config.precision),
         "run_id": batch_statistics_id(config.run_id, record_order),
         "command": "python -m utils.experiments.catalog ablations",
         "history": {},

@@ -93,7 +93,7 @@ def compare(
             try:
                 with _process(name, *place) as turn:
                     pairs = [(turn(), reference()) for _ in range(windows)]
-            except (RuntimeError, TimeoutError, EOFError) as error:  # the last: it was killed
+            except (RuntimeError, OSError, EOFError) as error:  # the last two: one was killed
                 row["error"] = str(error) or "killed"
             else:
                 row |= _by_window(pairs)

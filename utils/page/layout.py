@@ -65,7 +65,10 @@ class Handlers:
         if picture is None:
             return (None, gr.update(visible=False), *[None] * (3 + len(STAGES)))
         found = self.networks.explain(run_id, picture.pixels)
-        maps = [with_evidence(picture.shown, found.evidence[part]) for part in STAGES]
+        maps = [  # a network that is a tail alone has no body and no head
+            with_evidence(picture.shown, found.evidence[part]) if part in found.evidence else None
+            for part in STAGES
+        ]
         truth = f"It is labeled **{picture.words}**." if picture.words else ""
         message = gr.update(visible=False)
         return picture, message, truth, found.top5, with_box(picture.shown, found.box), *maps

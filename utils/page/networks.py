@@ -81,10 +81,12 @@ class Networks:
         logits = model.predict_on_batch(image[None])
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
         best = np.argsort(-probabilities, kind="stable")[:5]
-        maps = grad_cam(model, image[None], best[:1].tolist(), list(STAGES.values()))
+        names = {layer.name for layer in model.layers}
+        stages = {part: stage for part, stage in STAGES.items() if stage in names}
+        maps = grad_cam(model, image[None], best[:1].tolist(), list(stages.values()))
         return Explanation(
             {words[i]: float(probabilities[i]) for i in best},
-            {part: maps[stage][0] for part, stage in STAGES.items()},
+            {part: maps[stage][0] for part, stage in stages.items()},
             self._box_of(image),
         )
 

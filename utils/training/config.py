@@ -49,6 +49,11 @@ INCIDENTAL = (
 
 RUNS = "runs"  # folder of the runs of this checkout
 
+# Fields that name files and folders, which may be in the home folder, "~".
+PATHS = (
+    "archive", "data_dir", "runs_dir", "run_dir", "initial_weights", "results_dir", "weights_dir",
+)  # fmt: skip
+
 # How order and crops follow from the seed: 1 was tf.data's, which drew each image from a window.
 INPUT = 2
 _WINDOWS = {"shuffled": 20_000, "classes": 1000}  # the `shuffle_window` that 1 had, by order
@@ -96,8 +101,8 @@ class RunConfig:
     """One training run, as it was asked for.
 
     A field that is None follows from the others; `resolve` says what it is. Each is checked against
-    its type and range. Texts that mean a boolean or a number, which papermill and YAML deliver, are
-    taken as what they mean.
+    its type and range. Strings that mean a boolean or a number, as papermill and YAML deliver them,
+    are converted.
 
     Raises:
         ValueError: a value that is not valid, or a combination; says what is.
@@ -166,13 +171,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         annotations = typing.get_type_hints(RunConfig)
         for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in PATHS and isinstance(value, str):
+                value = os.path.expanduser(value)
             value = check_field(
                 field.name,
-                getattr(self, field.name),
+                value,
                 annotations[field.name],
                 RULES.get(field.name),
             )
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
+        object.__setattr__(self, "runs_dir", os.path.normpath(self.runs_dir))
         self._check_dataset()
         most = self.data_options.get("image_size", IMAGE_SIZE)
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task, most)
@@ -209,6 +218,11 @@ class RunConfig:
                 "imagenet": "folder of ImageNet's TFRecords",
             }[self.dataset]
             raise ValueError(f"archive must be the {what}. Received: archive=None")
+        if self.dataset == "imagenet" and self.split != "val":
+            raise ValueError(
+                "split must be val for dataset imagenet, whose training images are all trained "
+                f"on. Received: split={self.split!r}"
+            )
         if self.task != "classification":
             raise ValueError(
                 f"task must be classification for dataset {self.dataset}, which has no boxes and "
@@ -256,7 +270,7 @@ class RunConfig:
         parts += [self.preset, name_in_runs(self.recipe), f"{self.epochs or derived['epochs']}ep"]
         parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
         name = "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
-        derived["run_dir"] = f"{self.runs_dir.rstrip('/')}/{name}"
+        derived["run_dir"] = f"{self.runs_dir}/{name}"
         if self.dataset != "tiny-imagenet" or self.runs_dir != RUNS:
             derived["results_dir"] = self.run_dir or derived["run_dir"]
         return derived

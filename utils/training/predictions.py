@@ -60,9 +60,9 @@ def kept_model(config: RunConfig) -> keras.Model:
     """
     kept = Path(config.weights_dir) / f"{config.run_id}.keras"
     own = Path(config.resolve().run_dir, "model.keras")
-    if not kept.exists() and own.exists():
+    if own.exists():  # perhaps of a run that was made again
         keep_weights(config)
-    file = kept if kept.exists() else own  # where too large ones stay
+    file = own if own.exists() else kept
     if not file.exists():
         raise FileNotFoundError(
             f"The weights of {config.run_id} are neither {kept} nor {own}. Without "

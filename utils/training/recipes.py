@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from fractions import Fraction
 from typing import Any
 
 from utils.data.manifest import IMAGE_SIZE
@@ -109,12 +110,13 @@ class Recipe:
 
         self._phases()
 
-    def _phases(self) -> list[tuple[int, float]]:
+    def _phases(self) -> list[tuple[int, Fraction]]:
         """Sizes of the training images in pixels, with their share of the epochs."""
         if self.image_sizes == "full":
             return []
-        found = [re.fullmatch(r"(\d+)x([\d.]+)", part) for part in self.image_sizes.split("-")]
-        phases = [(int(match[1]), float(match[2])) for match in found if match]
+        parts = self.image_sizes.split("-")
+        found = [re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)", part) for part in parts]
+        phases = [(int(match[1]), Fraction(match[2])) for match in found if match]
         if len(phases) < len(found) or not all(size and share for size, share in phases):
             raise ValueError(
                 'image_sizes must be "full", or sizes in pixels and their shares of the epochs, as '
@@ -138,7 +140,7 @@ class Recipe:
             (their size in pixels, None for as they are; the epoch before which that ends).
         """
         phases = self._phases()
-        total, done = sum(share for _, share in phases), 0.0
+        total, done = sum(share for _, share in phases), Fraction(0)
         for size, share in phases:
             done += share
             end = math.floor(epochs * done / total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, SoftFileLease, Timeout
 
-from utils.files import is_mounted, locked, read_json, replacing
+from utils.files import UNFINISHED, is_mounted, locked, read_json, replacing
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -45,6 +46,10 @@ class TrainingError(RuntimeError):
     """A run cannot start, continue or end; the message says why and what helps."""
 
 
+class FolderInUse(TrainingError):
+    """Another process trains in the folder."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint is of another model."""
 
@@ -66,7 +71,8 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
         wait: whether to wait for a lease that may be void.
 
     Raises:
-        TrainingError: another process is in it, or it cannot be made.
+        FolderInUse: another process is in it.
+        TrainingError: it cannot be made or locked.
     """
     file = Path(folder, LOCK)
     with contextlib.ExitStack() as stack:
@@ -79,7 +85,7 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
         except Timeout:
             # A lease that was half-written when its process died is empty, and never void.
             empty = " If there is none, delete that file." if file.name == LEASE else ""
-            raise TrainingError(
+            raise FolderInUse(
                 f"Another process is training in {folder}: it holds {file}. Wait for it, stop it, "
                 f"or use another run_dir.{empty}"
             ) from None
@@ -118,7 +124,7 @@ def in_use(folder: Path | str) -> bool:
     try:
         with lock(Path(folder), wait=False):
             return False
-    except TrainingError:
+    except FolderInUse:
         return True
 
 
@@ -228,8 +234,8 @@ def newest_checkpoint(folder: Path) -> tuple[int, int] | None:
     Returns:
         Its position (epochs done, steps done in the epoch after them), or None without any.
     """
-    for half_written in Path(folder, "checkpoints").glob(".*"):
-        half_written.unlink()
+    for half_written in Path(folder, "checkpoints").glob(f"{UNFINISHED}*"):
+        shutil.rmtree(half_written, ignore_errors=True)
     good = next(filter(_is_good, checkpoints_in(folder)), None)
     return _position(good) if good else None
 

@@ -59,7 +59,7 @@ def index_records(
             f"{folder} is no folder of this machine. Mount the bucket (gcsfuse; on Vertex AI it is "
             "/gcs/BUCKET already) and pass the folder."
         )
-    folder = Path(folder).absolute()
+    folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; archive must be the one of the TFRecords.")
     layout, shards = _find_shards(folder)

@@ -21,6 +21,7 @@ from utils import tfrecord
 from utils.data.archives import DatasetError
 from utils.data.imagenet.crops import augmented, center_crop, decode, opencv
 from utils.data.manifest import Manifest, file_sha256
+from utils.environment import usable_cores
 
 INDEX = "index.npz"  # beside the manifest
 WINDOW = 16_384  # images among which each next one is drawn
@@ -189,7 +190,7 @@ class RecordFiles:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(usable_cores())
 
 
 class Thumbnails(Sequence):

@@ -9,6 +9,7 @@ from utils.data.imagenet.index import index_records
 from utils.data.manifest import PREPARED_WITH
 from utils.data.pipeline import training_batches
 from utils.data.plan import Source
+from utils.environment import usable_cores
 
 BATCH_SIZE = 256
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     speed = images_per_second(options.folder, options.image_size, options.seconds)
-    print(f"{speed:.0f} images/s on {len(os.sched_getaffinity(0))} cores")
+    print(f"{speed:.0f} images/s on {usable_cores()} cores")
 
 
 if __name__ == "__main__":

@@ -55,11 +55,15 @@ def symptoms(results_dir: str | Path = "report/results") -> pd.DataFrame:
     """
     once = accuracies(results_dir, "none")
     eager = result_path(results_dir, run_id("simple", "none", "once", 0))
-    for manner, exists in (("twin", bool(once)), ("once", eager.exists())):
+    for manner, options, exists in (
+        ("twin", "", bool(once)),
+        ("once", " --steps 15", eager.exists()),
+    ):
         if not exists:
+            missing = run_id("simple", "none", manner, 0)
+            command = "python -m utils.experiments.layers_in_call.train --manner"
             raise FileNotFoundError(
-                f"{results_dir} has no {run_id('simple', 'none', manner, 0)}.json; run "
-                f"python -m utils.experiments.layers_in_call.train --manner {manner} first."
+                f"{results_dir} has no {missing}.json; run {command} {manner}{options} first."
             )
     sound = growth(read_result(eager))
     rows = []

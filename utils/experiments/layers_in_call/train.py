@@ -1,10 +1,11 @@
-"""Trains a network with layers created inside `call`, eagerly, and writes one result JSON.
+r"""Trains a network with layers created inside `call`, eagerly, and writes one result JSON.
 
 Needs an environment of its own, as Keras 3 refuses half of this:
 
     python -m venv keras2
     keras2/bin/pip install "tensorflow==2.21.*" "tf_keras==2.21.*" -r requirements.txt
-    keras2/bin/python -m utils.experiments.layers_in_call.train --which batch_norm --manner list
+    keras2/bin/python -m utils.experiments.layers_in_call.train \
+        --which batch_norm --manner list --steps 15
 
 The course report ran TensorFlow 2 of 2021; `tf_keras` is the Keras that came with it, with the
 optimizers of that time as `legacy`. Seconds depend on what else a machine does, CPU seconds hardly.

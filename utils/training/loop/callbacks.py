@@ -160,9 +160,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves after an epoch."""
-        if self.state.epoch == self.epochs:
-            self.save()
-        elif self._is_due():
+        if self.state.epoch == self.epochs or self._is_due():
             self._save()
 
     def _is_due(self) -> bool:

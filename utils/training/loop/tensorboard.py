@@ -21,7 +21,8 @@ def tensorboard(config: ResolvedConfig) -> keras.callbacks.Callback:
     from tensorboard.plugins.hparams import api
 
     identity = config.identity()
-    values = identity | identity.pop("recipe_fields")  # as it takes effect
+    given = {name: value for name, value in identity.items() if value is not None}
+    values = identity["recipe_fields"] | given  # as it takes effect
     kinds = (bool, int, float, str)
     with tf.summary.create_file_writer(str(folder)).as_default():
         api.hparams({k: v for k, v in values.items() if isinstance(v, kinds)}, config.run_id)
