@@ -156,7 +156,7 @@ def test_the_first_lines_say_what_will_happen_and_how_to_go_on(source):
         CONFIG, source, {"env": env, "model": {"parameters": 607_560}}
     ).splitlines()
     assert first == (
-        "simple, 607,560 parameters, by the recipe tuned on tiny-shapes: 4 epochs of 12 steps of "
+        "simple, 607,560 parameters, with the recipe tuned on tiny-shapes: 4 epochs of 12 steps of "
         "24 images. After every 2 epochs 96 images of val are evaluated."
     )
     assert (

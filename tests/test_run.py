@@ -151,7 +151,7 @@ def test_what_a_run_leaves_behind(make_config, capsys):
     assert watched == [0, 1, 2]  # before the first epoch, and after each
     log = capsys.readouterr().out
     assert "small, " in log
-    assert " parameters, by the recipe course on tiny-shapes: 2 epochs of 3 steps" in log
+    assert " parameters, with the recipe course on tiny-shapes: 2 epochs of 3 steps" in log
     assert log.count("\nepoch ") == 2
     val = result["metrics"]
     assert f"| val {val['loss']:.3f} {val['top1']:.1%} {val['top5']:.1%} | lr 0.001 |" in log

@@ -25,8 +25,8 @@ ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "warmup": 0.0, "plateau_pati
 FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "why-stem-half": ("stem with stride 2 instead of 4", {"stem": "half"}),
     "why-no-augmentation": ("no augmentation", {"augment": False}),
-    "why-no-l2": ("no weight decay", {"l2": 0.0}),
-    "why-adam-no-l2": ("Adam at a constant 10⁻³, no weight decay", {**ADAM, "l2": 0.0}),
+    "why-no-l2": ("no L2", {"l2": 0.0}),
+    "why-adam-no-l2": ("Adam at a constant 10⁻³, no L2", {**ADAM, "l2": 0.0}),
     "why-no-standardize": ("pixels / 255", {"standardize": False}),
     "why-course-recipe": ("the course report's recipe", {"recipe": "course"}),
     "why-class-order": (
@@ -71,13 +71,18 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "silu": ("SiLU in place of ReLU", {**BFLOAT16, "activation": "silu"}, 1),
     "hard-silu": ("hard SiLU in place of ReLU", {**BFLOAT16, "activation": "hard_silu"}, 1),
-    "ema-0.998": ("averaged weights, EMA 0.998", {**BFLOAT16, "ema": 0.998}, 1),
+    "ema-0.998": ("the default beside averaged weights, EMA 0.998", {**BFLOAT16, "ema": 0.998}, 1),
     "zero-init": (
         "each bottleneck's last convolution starts at zero",
         {**BFLOAT16, "zero_init": True},
         1,
     ),
     "muon": ("Muon, rate 0.02, weight decay 0.01", {**BFLOAT16, "optimizer": "muon"}, 1),
+    "muon-rate-0.05": (
+        "Muon, rate 0.05, weight decay 0.01",
+        {**BFLOAT16, "optimizer": "muon", "learning_rate": 0.05},
+        1,
+    ),
 }
 
 

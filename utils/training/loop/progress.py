@@ -32,7 +32,7 @@ def summary(config: ResolvedConfig, source: Source, result: dict[str, Any]) -> s
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     devices = f"{env['devices']} devices, " if env["devices"] > 1 else ""
     return (
-        f"{config.preset}, {result['model']['parameters']:,} parameters, by the recipe "
+        f"{config.preset}, {result['model']['parameters']:,} parameters, with the recipe "
         f"{config.recipe} on {config.dataset}: {epochs} of {source.steps} steps of "
         f"{config.batch_size} images. After {when} {evaluated_images(source):,} images of "
         f"{config.split} are evaluated.\n"
