@@ -53,6 +53,14 @@ def test_kept_weights_need_no_run_folder(config):
         predictions.kept_model(config)
 
 
+def test_the_weights_of_a_run_that_was_made_again_replace_the_kept_ones(config):
+    predictions.kept_model(config)
+    model = keras.models.load_model(f"{config.run_dir}/model.keras")
+    model.weights[0].assign([[2.0], [3.0]])
+    model.save(f"{config.run_dir}/model.keras")
+    assert predictions.kept_model(config).get_weights()[0].ravel().tolist() == [2.0, 3.0]
+
+
 def test_weights_that_are_too_large_to_keep_can_be_loaded(config, monkeypatch):
     monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
     assert predictions.kept_model(config).count_params() == 3

@@ -62,7 +62,7 @@ def kept_model(config: RunConfig) -> keras.Model:
     own = Path(config.resolve().run_dir, "model.keras")
     if own.exists():  # perhaps of a run that was made again
         keep_weights(config)
-    file = own if own.exists() else kept
+    file = kept if kept.exists() else own  # where too large ones stay
     if not file.exists():
         raise FileNotFoundError(
             f"The weights of {config.run_id} are neither {kept} nor {own}. Without "
