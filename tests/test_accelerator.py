@@ -111,8 +111,12 @@ def test_steps_are_counted_one_by_one_where_several_are_one_program():
 
 
 def test_only_classifiers_on_one_gpu_of_jax_keep_their_images(monkeypatch):
-    assert not accelerator.keeps_images("classification", Devices())
+    assert not accelerator.keeps_images("classification", Devices(), 1)
     monkeypatch.setattr(accelerator, "_on_jax_gpu", lambda: True)
-    assert accelerator.keeps_images("classification", Devices())
-    assert not accelerator.keeps_images("localization", Devices())
-    assert not accelerator.keeps_images("classification", Devices(2))
+    monkeypatch.setattr(accelerator, "_device_memory", lambda: None)
+    assert accelerator.keeps_images("classification", Devices(), 1)
+    assert not accelerator.keeps_images("localization", Devices(), 1)
+    assert not accelerator.keeps_images("classification", Devices(2), 1)
+    monkeypatch.setattr(accelerator, "_device_memory", lambda: 100)
+    assert accelerator.keeps_images("classification", Devices(), 50)
+    assert not accelerator.keeps_images("classification", Devices(), 51)

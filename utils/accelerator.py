@@ -22,9 +22,25 @@ MOST_STEPS = 20  # in one program; between two of them callbacks are called and 
 PROGRAMS = "compiled"  # folder beside those of the runs
 
 
-def keeps_images(task: str, devices: Devices) -> bool:
-    """Whether a run's images are kept on the device."""
-    return task == "classification" and devices.count == 1 and _on_jax_gpu()
+def keeps_images(task: str, devices: Devices, size: int) -> bool:
+    """Whether a run's images are kept on the device.
+
+    Args:
+        task: of the run.
+        devices: that it is trained on.
+        size: of all images, in bytes; they may take half of the device's memory.
+    """
+    if task != "classification" or devices.count > 1 or not _on_jax_gpu():
+        return False
+    memory = _device_memory()
+    return memory is None or size <= memory / 2
+
+
+def _device_memory() -> int | None:
+    """Bytes that JAX may use on the device; None if it does not say."""
+    import jax
+
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _on_jax_gpu() -> bool:

@@ -70,10 +70,11 @@ def sweep_learning_rates(config: RunConfig, steps: int = STEPS) -> pd.DataFrame:
         model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             LOWEST * scale, decay_steps=steps - 1, decay_rate=HIGHEST / LOWEST
         )
+        feeder = Feeder(on_device(config, manifest, devices), Path(config.run_dir).parent)
         losses = _Losses(bar)
         with contextlib.suppress(_Diverged):
             model.fit(
-                Feeder(on_device(config, devices), Path(config.run_dir).parent)(batches),
+                feeder(batches),
                 steps_per_epoch=steps,
                 callbacks=[losses],
                 shuffle=False,

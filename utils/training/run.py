@@ -110,7 +110,7 @@ def _fit(
         The weights, and with `ema` their average; `result` has the history and the metrics.
     """
     folder, steps = Path(config.run_dir), source.steps
-    feeder = Feeder(on_device(config, devices), folder.parent)
+    feeder = Feeder(on_device(config, source.manifest, devices), folder.parent)
     evaluation = feeder(evaluation_batches(source, devices=devices))
     model, metrics = compiled_model(config, source.manifest, devices, steps)
     variables = variables_of(model, metrics)

@@ -103,7 +103,7 @@ def compiled_model(
     if config.fast_layers and on_cpu and not config.eager:
         with environment.dtype_policy(config.precision):
             model = accelerate(model)
-    if on_device(config, devices):
+    if on_device(config, manifest, devices):
         model = OnDevice(model, config.batch_size)
     elif config.full_recipe.sizes:
         model = Resized(model)
@@ -123,10 +123,12 @@ def compiled_model(
     return model, metrics
 
 
-def on_device(config: ResolvedConfig, devices: Devices) -> bool:
+def on_device(config: ResolvedConfig, manifest: Manifest, devices: Devices) -> bool:
     """Whether the images of a run are kept on the device that it is trained on."""
-    in_memory = config.dataset != "imagenet"
-    return in_memory and keeps_images(config.task, devices) and not config.eager
+    if config.dataset == "imagenet" or config.eager:
+        return False
+    images = manifest["counts"]["train"] + manifest["counts"]["validation"]
+    return keeps_images(config.task, devices, 3 * images * manifest["image_size"] ** 2)
 
 
 def variables_of(model: keras.Model, metrics: list[keras.metrics.Metric]) -> dict[str, Any]:
