@@ -161,8 +161,8 @@ def test_files_whose_copy_was_interrupted_are_named_and_made_again(make_config):
         "train its network again."
     )
     incomplete = (
-        f"{folder} has no model.keras: it is of a run that is not complete, whose command goes on "
-        "with it, or of one that is known by its name alone, without a folder."
+        f"{folder} has no model.keras. If its run is not complete, repeat its command, which "
+        "continues it; a run whose weights are kept elsewhere is loaded by its name alone."
     )
     with pytest.raises(ValueError, match=re.escape(incomplete)):
         load_classifier(config.run_dir)

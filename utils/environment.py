@@ -245,7 +245,7 @@ def _version(package: str) -> str | None:
 
 
 def _module(requirement: str) -> str:
-    """The name under which a requirement is imported, where it is that of the package."""
+    """Guesses the name under which a requirement is imported from that of the package."""
     return re.findall(r"[\w-]+", requirement)[0].lower().replace("-", "_")
 
 

@@ -41,7 +41,7 @@ TYPES: dict[type, tuple[str, Callable]] = {
     bool: ("true or false", _to_bool),
     int: ("a whole number", _to_int),
     float: ("a number", _to_float),
-    str: ("a non-empty text", _to_text),
+    str: ("a non-empty string", _to_text),
 }
 
 

@@ -66,8 +66,8 @@ def _load_own(folder: Path) -> tuple[keras.Model, list[str]]:
     if not (weights.exists() and own):
         missing = "predictions (.npz)" if weights.exists() else weights.name
         raise ValueError(
-            f"{folder} has no {missing}: it is of a run that is not complete, whose command goes "
-            "on with it, or of one that is known by its name alone, without a folder."
+            f"{folder} has no {missing}. If its run is not complete, repeat its command, which "
+            "continues it; a run whose weights are kept elsewhere is loaded by its name alone."
         )
     return load_model(weights), _words(own[0])
 

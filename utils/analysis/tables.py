@@ -40,7 +40,7 @@ def results_table(results: Results) -> pd.DataFrame:
 
     Returns:
         `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (NaN
-        where the run went on on another device), device, accuracies in training and validation as
+        where the run continued on another device), device, accuracies in training and validation as
         fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
         is, where a run has it), val top-1 averaged with mirror images and of averaged weights in
         columns of their own, and the course report's numbers for the same network.

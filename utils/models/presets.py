@@ -225,7 +225,7 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     "residual_parameters": FishNetConfig(
         (32, *_PAPER_PLANES[1:]), (4,) * 10, (1,) * 6, stages="tail"
     ),
-    # papermill notebooks/03_train.ipynb report/executed/plain.ipynb -p preset residual_macs
+    # papermill notebooks/03_train.ipynb report/executed/macs.ipynb -p preset residual_macs
     # As many MACs as `complex`: 46,162,432 at 64 pixels; 1,119,160 parameters at 200 classes.
     "residual_macs": FishNetConfig(scaled_planes(1 / 2), (11,) * 10, (1,) * 6, stages="tail"),
     # papermill notebooks/03_train.ipynb report/executed/unet.ipynb -p preset unet

@@ -101,7 +101,7 @@ def torch_variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
 def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the parameters of a PyTorch checkpoint without executing any code in it.
 
-    Needs PyTorch (`pip install torch`), as nothing else here does.
+    Needs PyTorch (`pip install torch`).
 
     Args:
         path: a file of `torch.save`, such as `.pth.tar`: a state dict, or a dict that has one under

@@ -82,7 +82,7 @@ class Muon(SGD):
         **kwargs: of `SGD`, for the rest.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, and
-    github.com/KellerJordan/Muon at commit 00ba60d, from where scale, rate and momentum are.
+    github.com/KellerJordan/Muon at commit 00ba60d, the source of scale, rate and momentum.
     """
 
     def __init__(

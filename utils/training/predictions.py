@@ -23,7 +23,7 @@ SAMPLES = 48  # images kept of each run, drawn at random, the same ones
 
 
 def keep_weights(config: RunConfig) -> None:
-    """Copies the final weights of a run to where they can be committed, in half their size.
+    """Copies the final weights of a run to where they can be committed, at a third of their size.
 
     Args:
         config: of the run. Weights that are too large stay in its folder, and it says so.

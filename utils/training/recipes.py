@@ -39,7 +39,7 @@ OPTIMIZERS = {
 DECOUPLED = ("adamw", "muon")  # have weight decay beside the gradients
 
 
-IMAGE_SIZES = (32, 512)  # of one's own pictures, in pixels
+IMAGE_SIZES = (32, 512)  # of one's own pictures and of ImageNet, in pixels
 SCHEDULES = ("linear", "cosine", "steps")
 FLIPS = ("random", "alternating")  # each image anew; or each one in every second epoch
 
