@@ -83,6 +83,11 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
         {**BFLOAT16, "optimizer": "muon", "learning_rate": 0.05},
         1,
     ),
+    "muon-decay-0.125": (
+        "Muon, rate 0.02, weight decay 0.125",
+        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.125},
+        1,
+    ),
     "muon-silu": (
         "Muon, rate 0.02, weight decay 0.01, and SiLU",
         {**BFLOAT16, "optimizer": "muon", "activation": "silu"},
