@@ -6,7 +6,7 @@ respect to tensors within a model.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ def kept_images(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]
     jpegs = predictions["jpeg"][:SAMPLES]
     labels = predictions["labels"][predictions["sample"][:SAMPLES]]
     return np.stack([decode_image(jpeg) for jpeg in jpegs]), labels.astype(int)
+
+
+def layers_in(model: keras.Model, names: Iterable[str]) -> list[str]:
+    """Those of some layers that a model has; a network that is a tail alone has no body."""
+    found = {layer.name for layer in model.layers}
+    return [name for name in names if name in found]
 
 
 def grad_cam(

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from utils.training.results import devices_of, read_result
+from utils.training.results import device_name, read_result
 
 METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tasks
 
@@ -39,7 +39,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         **{name: result["metrics"].get(name) for name in METRICS},
         **result["model"],
         "seconds": result["seconds"].get("total"),
-        "device": ", then ".join(devices_of(result)),
+        "device": device_name(result),
         **{name: env.get(name) for name in ("precision", "backend", "tensorflow")},
         "commit": env.get("git_commit"),
         "command": result["command"],

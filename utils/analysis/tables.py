@@ -15,7 +15,13 @@ from utils.analysis.published import COURSE_REPORT
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
 from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
-from utils.training.results import devices_of, load_results, read_result, result_path
+from utils.training.results import (
+    device_name,
+    devices_of,
+    load_results,
+    read_result,
+    result_path,
+)
 
 # What a run may change of its network or recipe; and how it is said, where not by field and value.
 CHANGES = ("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES)
@@ -47,7 +53,7 @@ def results_table(results: Results) -> pd.DataFrame:
     """
     rows = []
     for result in results:
-        history, devices = result["history"], devices_of(result)
+        history, moved = result["history"], len(devices_of(result)) > 1
         course = COURSE_REPORT.reindex([result["preset"]]).iloc[0]
         rows.append(
             {
@@ -57,8 +63,8 @@ def results_table(results: Results) -> pd.DataFrame:
                 "parameters": result["model"]["parameters"],
                 "MACs": result["model"]["macs"],
                 "epochs": len(history["loss"]),
-                "s / epoch": float(np.median(history["seconds"])) if len(devices) == 1 else np.nan,
-                "device": ", then ".join(devices),
+                "s / epoch": np.nan if moved else float(np.median(history["seconds"])),
+                "device": device_name(result),
                 "train top-1": history["top1"][-1],
                 "clean train top-1": result.get("metrics_train", {}).get("top1", np.nan),
                 "val top-1": result["metrics"]["top1"],

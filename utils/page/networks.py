@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from utils.analysis.classify import kept_classifiers, load_classifier
-from utils.analysis.gradients import grad_cam
+from utils.analysis.gradients import grad_cam, layers_in
 from utils.files import load_model
 from utils.training.results import read_result, result_path
 
@@ -81,12 +81,11 @@ class Networks:
         logits = model.predict_on_batch(image[None])
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
         best = np.argsort(-probabilities, kind="stable")[:5]
-        names = {layer.name for layer in model.layers}
-        stages = {part: stage for part, stage in STAGES.items() if stage in names}
-        maps = grad_cam(model, image[None], best[:1].tolist(), list(stages.values()))
+        stages = layers_in(model, STAGES.values())
+        maps = grad_cam(model, image[None], best[:1].tolist(), stages)
         return Explanation(
             {words[i]: float(probabilities[i]) for i in best},
-            {part: maps[stage][0] for part, stage in stages.items()},
+            {part: maps[stage][0] for part, stage in STAGES.items() if stage in maps},
             self._box_of(image),
         )
 

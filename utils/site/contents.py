@@ -10,14 +10,14 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from utils.analysis.gradients import grad_cam, kept_images
+from utils.analysis.gradients import grad_cam, kept_images, layers_in
 from utils.analysis.published import COURSE_REPORT, LITERATURE
 from utils.analysis.tables import Results, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
 from utils.files import load_model
 from utils.training.predictions import load_predictions
-from utils.training.results import devices_of, load_results
+from utils.training.results import device_name, load_results
 
 CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
 STAGES = ("tail_1", "tail_3", "body_3", "head_1")  # as in 04_analysis
@@ -82,7 +82,7 @@ def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> 
         "parameters": result["model"]["parameters"],
         "macs": result["model"]["macs"],
         "seconds": round(sum(history["seconds"])),
-        "device": ", then ".join(devices_of(result)),
+        "device": device_name(result),
         "train_top1": history["top1"][-1],
         **{name: result["metrics"][name] for name in ("top1", "top5")},
         "history": {name: _rounded(history[name]) for name in CURVES},
@@ -152,9 +152,7 @@ def grad_cam_strip(
     images, labels = kept_images(predictions)
     samples = predictions["sample"][: len(labels)]
     right = (predictions["classes"][samples, 0] == labels).nonzero()[0][:count]
-    names = {layer.name for layer in model.layers}
-    stages = [stage for stage in STAGES if stage in names]  # a tail alone has two of them
-    maps = grad_cam(model, images[right], labels[right], stages)
+    maps = grad_cam(model, images[right], labels[right], layers_in(model, STAGES))
     return {
         "images": samples[right].tolist(),
         "maps": {

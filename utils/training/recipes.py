@@ -36,7 +36,8 @@ OPTIMIZERS = {
         0.02, l2=5e-4, settings={"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
     ),
 }
-DECOUPLED = ("adamw", "muon")  # have weight decay beside the gradients
+# Those with weight decay beside the gradients.
+DECOUPLED = [name for name, usual in OPTIMIZERS.items() if "weight_decay" in usual.settings]
 
 
 IMAGE_SIZES = (32, 512)  # of one's own pictures and of ImageNet, in pixels

@@ -203,6 +203,11 @@ def devices_of(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(leg["env"]["device"] for leg in legs))
 
 
+def device_name(result: dict[str, Any]) -> str:
+    """The devices on which a run was trained, as "an H100, then a CPU"."""
+    return ", then ".join(devices_of(result))
+
+
 def load_results(results_dir: str | Path) -> list[dict[str, Any]]:
     """All runs that may stand in a results table: complete trainings on real Tiny ImageNet.
 
