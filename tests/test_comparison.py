@@ -19,7 +19,7 @@ def test_networks_are_compared_in_pairs():
         (run.task, run.kind, run.epochs, run.fraction, run.recipe, run.split)
         for run in runs.values()
     }
-    assert settings == ("localization", "ablation", 5, 1.0, "tuned", "val")
+    assert settings == ("localization", "ablation", 5, 1.0, "tuned-v1", "val")
     pixels = comparison.comparison_runs("segmentation")
     assert pixels["U-Net", 0].dataset == "tiny-shapes"
     file = pixels["U-Net", 0].result_file  # of drawn images, and to be committed all the same

@@ -61,7 +61,7 @@ def test_numbers_as_yaml_reads_them():
     config = RunConfig(learning_rate="1e-3", l2="5e-4", dropout=0, epochs="8")
     assert (config.learning_rate, config.l2, config.epochs) == (1e-3, 5e-4, 8)
     assert type(config.dropout) is float
-    assert config.run_id == "simple-tuned-8ep-dropout-0.0-learning-rate-0.001-l2-0.0005-seed0"
+    assert config.run_id == "simple-tuned-v2-8ep-dropout-0.0-learning-rate-0.001-l2-0.0005-seed0"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_numbers_as_yaml_reads_them():
         (
             "recipe",
             "report",
-            "one of course, tuned, paper, paper-long. report is called course now.",
+            "one of course, tuned, tuned-v1, paper, paper-long. report is called course now.",
         ),
         ("task", "detection", "task must be one of classification, localization, segmentation"),
         ("stem", "quarter", "stem must be one of imagenet, half, full"),
@@ -175,9 +175,9 @@ def test_defaults_and_names():
     config = RunConfig().resolve()
     assert (config.epochs, config.batch_size, config.checkpoint_every) == (8, 256, 1)
     assert (config.data_dir, config.results_dir) == ("data/tiny-imagenet", "report/results")
-    assert config.run_dir == "runs/simple-tuned-8ep-seed0"
+    assert config.run_dir == "runs/simple-tuned-v2-8ep-seed0"
     assert config.command == (
-        "papermill notebooks/03_train.ipynb report/executed/simple-tuned-8ep-seed0.ipynb "
+        "papermill notebooks/03_train.ipynb report/executed/simple-tuned-v2-8ep-seed0.ipynb "
         "-p preset simple -p recipe tuned -p epochs 8 -p seed 0"
     )
     other = RunConfig(preset="complex", recipe="course", stem="half", data_dir="elsewhere")
@@ -185,10 +185,10 @@ def test_defaults_and_names():
     assert other.command.endswith("-p seed 0 -p data_dir elsewhere -p stem half")
     shapes = RunConfig(dataset="tiny-shapes").resolve()
     assert (shapes.batch_size, shapes.data_dir) == (64, "data/tiny-shapes")
-    assert shapes.results_dir == shapes.run_dir == "runs/tiny-shapes-simple-tuned-8ep-seed0"
+    assert shapes.results_dir == shapes.run_dir == "runs/tiny-shapes-simple-tuned-v2-8ep-seed0"
     assert shapes.result_file == Path(shapes.run_dir, f"{shapes.run_id}.json")
     on_a_drive = RunConfig(runs_dir="/content/drive/My Drive/runs/").resolve()
-    assert on_a_drive.run_dir == "/content/drive/My Drive/runs/simple-tuned-8ep-seed0"
+    assert on_a_drive.run_dir == "/content/drive/My Drive/runs/simple-tuned-v2-8ep-seed0"
     assert on_a_drive.results_dir == on_a_drive.run_dir
     assert on_a_drive.command.endswith(" -p runs_dir '/content/drive/My Drive/runs'")
     assert not on_a_drive.differences(RunConfig().resolve().identity())
@@ -219,7 +219,7 @@ def test_resolving_changes_neither_command_nor_identity(changes):
 def test_what_follows_from_other_fields_follows_their_changes():
     config = RunConfig()
     assert config.run_dir is None
-    assert dataclasses.replace(config, seed=1).resolve().run_dir == "runs/simple-tuned-8ep-seed1"
+    assert dataclasses.replace(config, seed=1).resolve().run_dir == "runs/simple-tuned-v2-8ep-seed1"
     assert dataclasses.replace(config, recipe="course").resolve().epochs == 30
     assert dataclasses.replace(config, dataset="tiny-shapes").resolve().data_dir == (
         "data/tiny-shapes"
@@ -241,7 +241,7 @@ def test_differences_of_two_runs():
     assert RunConfig(l2=0.0).differences(
         RunConfig().identity() | {"manifest_sha256": "a"}, "a"
     ) == ["l2: 0.0005 there, 0.0 now"]
-    spelled_out = RunConfig(optimizer="sgd", learning_rate=0.5)
+    spelled_out = RunConfig(optimizer="muon", learning_rate=0.02)
     assert spelled_out.differences(RunConfig().identity() | {"manifest_sha256": "a"}, "a") == []
 
 
@@ -277,20 +277,22 @@ def test_identities_of_older_versions():
     # An optimizer brought nothing along: SGD's rate and L2 were used with it.
     older = RunConfig().identity() | {"manifest_sha256": "a", "optimizer": "adam"}
     del older["recipe_fields"]
-    assert RunConfig(optimizer="adam").differences(older, "a") == [
+    of_first = RunConfig(recipe="tuned-v1", optimizer="adam")
+    assert of_first.differences(older, "a") == [
         "l2: 0.0005 there, 0.0 now",
         "learning_rate: 0.5 there, 0.003 now",
     ]
-    assert RunConfig(optimizer="adam", learning_rate=0.5, l2=5e-4).differences(older, "a") == []
+    spelled_out = dataclasses.replace(of_first, learning_rate=0.5, l2=5e-4)
+    assert spelled_out.differences(older, "a") == []
 
 
 def test_a_recipe_of_another_version_keeps_its_name_and_its_results_apart(monkeypatch):
+    monkeypatch.setitem(RECIPES, "tuned", RECIPES["tuned-v1"])
     first, former = RECIPES["tuned"], RunConfig(seed=1).resolve()
     of_former = former.identity() | {"manifest_sha256": "a"}
     name = former.run_id
     second = dataclasses.replace(first, l2=1e-4, ema=0.99, batch_size=128, version=2)
     monkeypatch.setitem(RECIPES, "tuned", second)
-    monkeypatch.setitem(RECIPES, "tuned-v1", first)
     current, again = RunConfig(seed=1), RunConfig(recipe="tuned-v1", seed=1)
     assert name == again.run_id == "simple-tuned-8ep-seed1"
     assert current.run_id == "simple-tuned-v2-8ep-seed1"
@@ -334,7 +336,7 @@ class TestOwnPictures:
     def test_all_that_follows_from_it(self):
         config = self.config().resolve()
         assert config.data_dir == "data/folder-my-pets-5dc34b-image-size-64-val-share-0.1"
-        assert config.run_id == "folder-my-pets-5dc34b-simple-tuned-30ep-seed0"
+        assert config.run_id == "folder-my-pets-5dc34b-simple-tuned-v2-30ep-seed0"
         assert config.run_dir == config.results_dir == f"runs/{config.run_id}"
         assert (config.epochs, config.batch_size) == (30, 32)
         assert config.data_options == {"image_size": 64, "val_share": 0.1}

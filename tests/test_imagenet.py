@@ -330,7 +330,7 @@ def test_the_config_of_a_run():
     assert (resolved.epochs, resolved.batch_size) == (100, 256)
     smaller = RunConfig(dataset="imagenet", archive="records", image_size=160)
     assert smaller.resolve().data_dir == "data/imagenet-160"
-    assert smaller.run_id == "imagenet-simple-tuned-8ep-image-size-160-seed0"
+    assert smaller.run_id == "imagenet-simple-tuned-v2-8ep-image-size-160-seed0"
     for changes, message in (
         ({"archive": None}, "archive must be the folder of ImageNet's TFRecords"),
         ({"val_share": 0.2}, "val_share must be None for any dataset but folder"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def test_schedule_rises_then_falls_to_zero():
 
 def test_rate_is_scaled_with_the_batch_only_for_tuned():
     tuned = make_optimizer(RECIPES["tuned"], steps=100, batch_size=512)
-    assert tuned.get_config()["learning_rate"]["config"]["peak"] == 1.0
+    assert tuned.get_config()["learning_rate"]["config"]["peak"] == 0.04
     course = make_optimizer(RECIPES["course"], steps=100, batch_size=512)
     assert float(course.learning_rate) == pytest.approx(1e-3)
 
@@ -97,7 +99,7 @@ def test_weight_decay_of_adamw_is_for_kernels_alone():
 @pytest.mark.parametrize(("name", "usual"), [("adamw", 0.05), ("muon", 0.01)])
 def test_weight_decay_is_the_usual_or_the_recipe_s(name, usual):
     for given, expected in ((None, usual), (0.125, 0.125), (0.0, 0.0)):
-        recipe = get_recipe("tuned", optimizer=name, weight_decay=given)
+        recipe = get_recipe("tuned-v1", optimizer=name, weight_decay=given)
         optimizer = make_optimizer(recipe, steps=10, batch_size=256)
         assert optimizer.get_config()["weight_decay"] == expected
 
@@ -152,18 +154,21 @@ def test_changes_to_a_recipe():
         ("tuned", {"optimizer": "adam"}, 3e-3, 0.0),
         ("tuned", {"optimizer": "adamw"}, 3e-3, 0.0),
         ("tuned", {"optimizer": "rmsprop"}, 1e-3, 0.0),
-        ("tuned", {"optimizer": "muon"}, 0.02, 5e-4),
-        ("tuned", {"optimizer": "sgd", "learning_rate": None}, 0.5, 5e-4),
+        ("tuned", {"optimizer": "sgd"}, 0.5, 5e-4),
+        ("tuned", {"optimizer": "muon", "learning_rate": None}, 0.02, 5e-4),
+        ("tuned-v1", {"optimizer": "muon"}, 0.02, 5e-4),
         ("tuned", {"optimizer": "adam", "learning_rate": 0.01}, 0.01, 0.0),
         ("tuned", {"optimizer": "adam", "l2": 1e-4}, 3e-3, 1e-4),
         ("course", {"optimizer": "adam"}, 1e-3, 0.0),
         ("course", {"optimizer": "sgd"}, 0.5, 5e-4),
     ],
 )
-def test_another_optimizer_brings_its_own_rate_and_l2(recipe, changes, rate, l2):
+def test_another_optimizer_brings_its_own_rate_and_decay(recipe, changes, rate, l2):
     found = get_recipe(recipe, **changes)
     assert (found.learning_rate, found.l2) == (rate, l2)
     assert found.augment == RECIPES[recipe].augment
+    same = found.optimizer == RECIPES[recipe].optimizer
+    assert found.weight_decay == (RECIPES[recipe].weight_decay if same else None)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -184,7 +189,10 @@ def test_only_adamw_has_a_decoupled_weight_decay(name):
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\). Received: 1.0"),
         ({"l2": -1.0}, "l2 must be at least 0. Received: -1.0"),
         ({"optimizer": "muon", "weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"weight_decay": 0.1}, "weight_decay is for adamw and muon; sgd has l2. Received: .*=0.1"),
+        (
+            {"optimizer": "sgd", "weight_decay": 0.1},
+            "weight_decay is for adamw and muon; sgd has l2. Received: .*=0.1",
+        ),
         ({"l2": float("inf")}, "l2 must be at least 0. Received: inf"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0. Received: nan"),
         ({"plateau_patience": -1}, "plateau_patience must be at least 0. Received: -1"),
@@ -227,23 +235,28 @@ def test_image_sizes_that_cannot_be_read(sizes):
 
 
 def test_recipes_are_the_described_ones():
-    course, tuned = RECIPES["course"], RECIPES["tuned"]
+    course, tuned, first = (RECIPES[name] for name in ("course", "tuned", "tuned-v1"))
     assert (course.optimizer, course.learning_rate, course.epochs) == ("adam", 1e-3, 30)
     assert (course.augment, course.standardize, course.plateau_patience) == (False, False, 3)
     assert course.checkpoint_every == 5
-    assert (tuned.optimizer, tuned.learning_rate, tuned.warmup, tuned.l2) == (
+    assert (first.optimizer, first.learning_rate, first.warmup, first.l2) == (
         "sgd",
         0.5,
         0.15,
         5e-4,
     )
-    assert tuned.augment
-    assert tuned.standardize
+    assert first.augment
+    assert first.standardize
+    muon = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.125, "version": 2}
+    assert tuned == dataclasses.replace(first, **muon)
+    # Kernels shrink as fast in both: the momentum of SGD is 0.9.
+    assert first.learning_rate * first.l2 / (1 - 0.9) == pytest.approx(0.02 * 0.125)
 
 
 def test_unknown_recipe():
     with pytest.raises(
-        ValueError, match="recipe must be one of course, tuned, paper, paper-long. .*'tunde'"
+        ValueError,
+        match="recipe must be one of course, tuned, tuned-v1, paper, paper-long. .*'tunde'",
     ):
         get_recipe("tunde")
 

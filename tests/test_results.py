@@ -20,14 +20,13 @@ from utils.models.build import count_parameters
 from utils.training import results
 from utils.training.config import RunConfig
 from utils.training.predictions import confused_images, load_predictions, save_predictions
-from utils.training.recipes import RECIPES
 from utils.training.run_folder import TrainingError
 
 
 def make_result(**changes):
     return {
         "schema": 1, "run_id": "a", "kind": "train", "status": "complete", "preset": "simple",
-        "recipe": "tuned", "task": "classification",
+        "recipe": "tuned-v1", "task": "classification",
         "dataset": {"name": "tiny-imagenet", "synthetic": False},
         "model": {"parameters": 654_200, "macs": 14_000_000},
         "history": {name: [0.25, 0.5] for name in results.history_names()},
@@ -63,10 +62,7 @@ def test_a_renamed_recipe_is_read_by_its_name_of_today(tmp_path):
     assert result["command"].endswith("report/executed/a.ipynb -p recipe course")
 
 
-def test_a_recipe_of_another_version_is_read_by_its_name_of_today(monkeypatch):
-    first = RECIPES["tuned"]
-    monkeypatch.setitem(RECIPES, "tuned", dataclasses.replace(first, version=2))
-    monkeypatch.setitem(RECIPES, "tuned-v1", first)
+def test_a_recipe_of_another_version_is_read_by_its_name_of_today():
     result = results.read_result("report/results/simple-tuned-8ep-seed0.json")
     assert (result["recipe"], result["config"]["recipe"]) == ("tuned-v1", "tuned-v1")
     assert "-p preset simple -p recipe tuned-v1 -p epochs 8 " in result["command"]
@@ -82,7 +78,8 @@ def make_run(tmp_path):
         )
         epochs = 2 if status == "complete" else 1
         result = make_result(
-            config=config.identity(), status=status, dataset={"manifest_sha256": "abc"},
+            config=config.identity(), recipe=config.recipe, status=status,
+            dataset={"manifest_sha256": "abc"},
             history={name: [0.5] * epochs for name in results.history_names()},
         )  # fmt: skip
         results.write_result(config.result_file, result)
@@ -284,7 +281,7 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
     assert list(rows["n"]) == [1, 2, 1]
     np.testing.assert_allclose(rows["error"], [0.24**0.5 / 100, 0.02 * 2**0.5, 0.4 / 100])
     lines = tables.markdown_results(runs).splitlines()
-    assert lines[:2] == ["Recipe `tuned`:", ""]
+    assert lines[:2] == ["Recipe `tuned-v1`:", ""]
     assert lines[5] == (
         "| 2 | simple (2 seeds) | 654,200 | 14 | 0 | 70.0% | **52.0 ± 2.8%** | 75.0% |"
     )
@@ -321,8 +318,8 @@ def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
     assert tables.markdown_times(runs).splitlines() == [
         "| network | recipe | epochs | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",
         "|---|---|---|---|---|---|",
-        "| simple | tuned | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
-        "| simple, stem of stride 2 (seed 1) | tuned | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
+        "| simple | tuned-v1 | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
+        "| simple, stem of stride 2 (seed 1) | tuned-v1 | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
     ]
 
 

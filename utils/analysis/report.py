@@ -191,6 +191,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         "run": run,
         "group": "Main results" if is_main else group or "Measurements",
         "network": network_of(result) if "preset" in result else "",
+        "recipe": result.get("recipe"),
         "kind": result["kind"],
         "seed": result.get("seed"),
         "epochs": len(history),

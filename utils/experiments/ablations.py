@@ -48,6 +48,7 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # The fields of every run of the search for a recipe: long enough to see what regularizes.
 RECIPE_OPTIONS: dict[str, Any] = {
+    "recipe": "tuned-v1",
     "epochs": 12,
     "kind": "ablation",
     "split": "holdout",
@@ -106,7 +107,7 @@ def ablation_runs() -> list[ResolvedConfig]:
     changed = [(name, 0, changes) for name, (_, changes) in FACTORS.items()]
     return [
         RunConfig(
-            **ABLATION_OPTIONS, seed=seed, run_dir=f"runs/{name}-seed{seed}", **changes
+            **{**ABLATION_OPTIONS, **changes}, seed=seed, run_dir=f"runs/{name}-seed{seed}"
         ).resolve()
         for name, seed, changes in default + changed
     ]

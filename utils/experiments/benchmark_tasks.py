@@ -180,7 +180,7 @@ def waiting(
         that all processes share.
     """
     manifest = load_manifest(data_dir)
-    augment = get_recipe("tuned").augment
+    augment = get_recipe("tuned-v1").augment
     source = Source(data_dir, manifest, batch_size, augment=augment)
     batches = iter(pipeline.feed(pipeline.training_batches(source, epochs=1000)))
     for _ in range(source.steps):  # until all images have been touched
@@ -238,7 +238,7 @@ def compiled(
     batch_size: int,
     **size: Any,
 ) -> keras.Model:
-    """A network, compiled with the recipe `tuned`.
+    """A network, compiled with the recipe `tuned-v1`.
 
     Args:
         preset: name of the network, or the fields of a `FishNetConfig`, in order.
@@ -254,7 +254,7 @@ def compiled(
         if fast_layers and not environment.has_gpu():
             model = accelerate(model)
     xla = xla or keras.backend.backend() == "jax"
-    recipe = get_recipe("tuned")
+    recipe = get_recipe("tuned-v1")
     compile_model(model, recipe, steps=3000, batch_size=batch_size, jit_compile=xla)
     return model
 

@@ -67,7 +67,8 @@ def comparison_runs(
         Dict of `RunConfig` by (name in tables, seed).
     """
     comparison = COMPARISONS[task]
-    common: dict[str, Any] = {"task": task, "kind": "ablation", "precision": "float32"}
+    common: dict[str, Any] = {"task": task, "kind": "ablation", "recipe": "tuned-v1"}
+    common["precision"] = "float32"
     common |= {**comparison.options, **options}
     return {
         (name, seed): RunConfig(

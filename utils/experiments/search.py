@@ -43,7 +43,7 @@ SPACES: dict[str, dict[str, list]] = {
     "size": {"width": [1 / 8, 1 / 4, 3 / 8], "blocks": [1, 2, 4]},
 }
 
-# What the preset `simple` and the recipe `tuned` have anyway.
+# What the preset `simple` and the recipe `tuned-v1` have anyway.
 DEFAULTS = {
     **{"down_sampling": "max_pool", "activation": "relu", "dropout": 0.0},
     **{"optimizer": "sgd", "learning_rate": 0.5, "width": 1 / 4, "blocks": 1},

@@ -130,15 +130,13 @@ def read_result(path: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         schema = result.get("schema") if isinstance(result, dict) else None
         raise ValueError(f"{path}: schema must be {SCHEMA}. Received: {schema}")
-    old, recipe = result.get("recipe"), result.get("config", {}).get("recipe_fields", {})
-    new = old and current_name(old, recipe.get("version", 1))
-    if new != old:
-        result["recipe"] = result["config"]["recipe"] = new
-        result["command"] = re.sub(
-            rf"-p recipe {old}(?= |$)", f"-p recipe {new}", result["command"]
-        )
-    if "command" in result:  # class order has no other window now
-        result["command"] = result["command"].replace(" -p shuffle_window 1000", "")
+    config, command = result.get("config", {}), result.get("command", "")
+    if old := config.get("recipe"):
+        new = current_name(old, config.get("recipe_fields", {}).get("version", 1))
+        result["recipe"] = config["recipe"] = new
+        command = re.sub(rf"-p recipe {old}(?= |$)", f"-p recipe {new}", command)
+    if command:  # class order has no other window now
+        result["command"] = command.replace(" -p shuffle_window 1000", "")
     return result
 
 

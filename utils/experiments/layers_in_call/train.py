@@ -171,7 +171,8 @@ def train_variant(
     name = run_id(preset, variant.which, variant.manner, seed)
     options: Any = {**ABLATION_OPTIONS, "epochs": epochs, "batch_size": batch_size, "seed": seed}
     options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
-    config = RunConfig(preset=preset, recipe="course", **options)
+    options["recipe"] = "course"
+    config = RunConfig(preset=preset, **options)
     manifest = load_manifest(data_dir)
     result = new_result(config, manifest, manifest_sha256(manifest))
     error = graph_error(preset, variant)
