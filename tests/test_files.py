@@ -83,8 +83,19 @@ def test_what_a_killed_process_leaves_is_of_no_kind(tmp_path):
         file.write("{")
         file.flush()
         assert not list(tmp_path.glob("*.json"))  # which would take a hidden file, too
-        assert [path.read_text() for path in tmp_path.glob(".writing-*/*")] == ["{"]
+        assert [path.read_text() for path in tmp_path.glob(".unfinished-*/*")] == ["{"]
     assert os.listdir(tmp_path) == ["run.json"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_after_a_day(tmp_path):
+    old, new = tmp_path / ".unfinished-a", tmp_path / ".unfinished-b"
+    for left in (old, new):
+        left.mkdir()
+        (left / "run.json").write_text("{")
+    os.utime(old, (0, 0))
+    with replacing(tmp_path / "run.json", "w") as file:
+        file.write("{}")
+    assert sorted(os.listdir(tmp_path)) == [new.name, "run.json"]  # another process may be at it
 
 
 def test_new_files_have_the_usual_permissions(tmp_path):

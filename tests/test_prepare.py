@@ -185,7 +185,7 @@ def test_errors_of_the_disk_say_what_helps(layout, tmp_path, monkeypatch, error,
 
 def test_what_a_killed_conversion_left_goes_after_a_day(layout, tmp_path):
     output = tmp_path / "records"
-    old, new = output / ".converting-a", output / ".converting-b"
+    old, new = output / ".unfinished-a", output / ".unfinished-b"
     for left in (old, new):
         (left / "records").mkdir(parents=True)
     os.utime(old, (0, 0))

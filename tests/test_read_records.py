@@ -130,7 +130,7 @@ def test_an_interrupt_leaves_nothing_that_counts(copied, manifest, decodings, mo
         with pytest.raises(KeyboardInterrupt):
             open_arrays(copied, manifest, "train")
     assert os.listdir(copied / "decoded") == ["lock"]
-    killed = copied / "decoded" / ".decoding-killed"
+    killed = copied / "decoded" / ".unfinished-killed"
     killed.mkdir()
     open_arrays(copied, manifest, "train")
     assert not killed.exists()

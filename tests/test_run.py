@@ -38,7 +38,7 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
     killed(cut, 2)
     assert read_result(f"{cut.run_dir}/cut.json")["status"] == "running"
     runs.damage(checkpoints_in(cut.run_dir)[0])
-    half_written = Path(cut.run_dir, "checkpoints", ".writing-x", "epoch-0003-step-0000000.npz")
+    half_written = Path(cut.run_dir, "checkpoints", ".unfinished-x", "epoch-0003-step-0000000.npz")
     half_written.parent.mkdir()
     half_written.write_bytes(b"PK")
     Path(cut.run_dir, "checkpoints", ".ipynb_checkpoints").mkdir()  # Jupyter's is left alone

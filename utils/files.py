@@ -5,7 +5,9 @@ import errno
 import io
 import json
 import os
+import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ from filelock import FileLock
 # What a drive that lacks a call says of it (network drives, FUSE); others mean a lost file.
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES}
 
-UNFINISHED = ".writing-"  # with a random end, a folder of a file that is not finished
+UNFINISHED = ".unfinished-"  # with a random end, a folder of what is being written
+A_DAY = 24 * 3600.0  # seconds after which such a folder is of a process that was killed
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -143,16 +146,42 @@ def save_model(model: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _replacement(path: Path) -> Iterator[Path]:
-    """The same name in a hidden folder beside `path`, for a file that takes its place at the end.
+def unfinished(folder: Path, others_since: float = A_DAY) -> Iterator[Path]:
+    """A hidden folder for what is not finished: nothing in it is taken for a file of its kind.
 
-    In a folder, so that what a killed process leaves is not taken for a file of its kind.
+    Args:
+        folder: in which it is made, and in which those of killed processes are removed.
+        others_since: see `remove_unfinished`.
+
+    Yields:
+        Its path; it is deleted when the block ends.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder, others_since)
     with tempfile.TemporaryDirectory(
-        prefix=UNFINISHED, dir=path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        temporary = Path(folder, path.name)
+        prefix=UNFINISHED, dir=folder, ignore_cleanup_errors=True
+    ) as made:
+        yield Path(made)
+
+
+def remove_unfinished(folder: Path, since: float = 0) -> None:
+    """Removes what killed processes have left of `unfinished`.
+
+    Args:
+        folder: in which it was made.
+        since: seconds after which nobody works there any more; 0 where no other process can.
+    """
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process is done with it
+            if not since or time.time() - left.stat().st_mtime > since:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _replacement(path: Path) -> Iterator[Path]:
+    """A file of the same name in a hidden folder, which takes the place of `path` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(path.parent) as folder:
+        temporary = folder / path.name
         yield temporary
         os.replace(temporary, path)
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from utils.data.manifest import (
     options_of,
 )
 from utils.data.write_records import describe_layout, write_records
-from utils.files import write_advice
+from utils.files import unfinished, write_advice
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
@@ -37,8 +35,6 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
 REMEDY = "choose another output_dir"
-SCRATCH = ".converting-"  # with a random end, a folder of what is not finished
-LONGEST_CONVERSION = 24 * 3600  # seconds after which it was left by a process that was killed
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
 Shards = dict[str, int]
@@ -282,15 +278,7 @@ def _build(
     shards = {**DEFAULT_SHARDS, **(_shards_of(found) if found else {}), **shards}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for left in target.glob(f"{SCRATCH}*"):
-            if time.time() - left.stat().st_mtime > LONGEST_CONVERSION:
-                shutil.rmtree(left, ignore_errors=True)
-        with (
-            tempfile.TemporaryDirectory(
-                prefix=SCRATCH, dir=target, ignore_cleanup_errors=True
-            ) as scratch,
-            tempfile.TemporaryDirectory() as drawn,
-        ):
+        with unfinished(target) as scratch, tempfile.TemporaryDirectory() as drawn:
             if dataset == "tiny-shapes":
                 archive = tiny_shapes.draw_tiny_shapes(drawn, **options)
             if archive is None:
@@ -301,7 +289,7 @@ def _build(
                 raise DatasetError(f"{output_dir} is in {archive}, among the pictures; {REMEDY}.")
             if os.path.isfile(archive):
                 check_disk(target, os.path.getsize(archive), REMEDY)
-            built = Path(scratch, "records")
+            built = scratch / "records"
             built.mkdir()
             parquet = dataset == "tiny-imagenet" and _has_parquet(Path(archive))
             marker = None if parquet or dataset == "folder" else "wnids.txt"

@@ -8,8 +8,6 @@ import io
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,15 @@ from utils.data.archives import DOWNLOAD_CACHE, DatasetError, check_disk
 from utils.data.imagenet.records import RecordFiles, Thumbnails
 from utils.data.manifest import Manifest, file_sha256, manifest_sha256
 from utils.data.write_records import EDGES, MASK
-from utils.files import READ_ONLY, is_mounted, locked, replacing, write_advice
+from utils.files import (
+    A_DAY,
+    READ_ONLY,
+    is_mounted,
+    locked,
+    replacing,
+    unfinished,
+    write_advice,
+)
 from utils.progress import Bar
 
 DECODED = "decoded"  # folder beside the records
@@ -208,21 +214,17 @@ def _decode(data_dir: Path, manifest: Manifest, prefix: str, folder: Path) -> No
         if _is_whole(folder, digest, prefix):
             return
         alone = not without_locks and not is_mounted(folder)
-        for left in folder.glob(".decoding-*") if alone else ():
-            shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
         number = sum(manifest["counts"][name] for name in PREFIXES)
         values = 4 if manifest["dataset"] == "tiny-shapes" else 3  # a pixel; with its mask
         needed = number * values * manifest["image_size"] ** 2
         check_disk(folder, needed, "choose another data_dir")
         with (
-            tempfile.TemporaryDirectory(
-                prefix=".decoding-", dir=folder, ignore_cleanup_errors=True
-            ) as scratch,
+            unfinished(folder, 0 if alone else A_DAY) as scratch,
             Bar(total=number, desc="Decoding", unit=" images") as progress,
         ):
             for name in PREFIXES:
-                _write_arrays(data_dir, manifest, name, Path(scratch), progress)
-            _publish(Path(scratch), folder, digest)
+                _write_arrays(data_dir, manifest, name, scratch, progress)
+            _publish(scratch, folder, digest)
 
 
 def _publish(built: Path, folder: Path, digest: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, SoftFileLease, Timeout
 
-from utils.files import UNFINISHED, is_mounted, locked, read_json, replacing
+from utils.files import is_mounted, locked, read_json, remove_unfinished, replacing
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -234,8 +233,7 @@ def newest_checkpoint(folder: Path) -> tuple[int, int] | None:
     Returns:
         Its position (epochs done, steps done in the epoch after them), or None without any.
     """
-    for half_written in Path(folder, "checkpoints").glob(f"{UNFINISHED}*"):
-        shutil.rmtree(half_written, ignore_errors=True)
+    remove_unfinished(Path(folder, "checkpoints"))
     good = next(filter(_is_good, checkpoints_in(folder)), None)
     return _position(good) if good else None
 
