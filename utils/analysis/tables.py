@@ -12,6 +12,7 @@ import pandas as pd
 from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
 from utils.analysis.published import COURSE_REPORT
+from utils.models.presets import ACTIVATIONS
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
 from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
@@ -25,12 +26,10 @@ from utils.training.results import (
 
 # What a run may change of its network or recipe; and how it is said, where not by field and value.
 CHANGES = ("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES)
-WORDS = {
+WORDS: dict[tuple[str, object], str] = {
     ("stem", "half"): "stem of stride 2",
     ("stem", "full"): "stem of stride 1",
-    ("activation", "silu"): "SiLU",
-    ("activation", "hard_silu"): "hard SiLU",
-    ("activation", "gelu"): "GELU",
+    **{("activation", name): word for name, word in ACTIVATIONS.items()},
     ("zero_init", True): "zero init",
     ("logits_bn", True): "BatchNorm on logits",
 }

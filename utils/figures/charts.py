@@ -32,11 +32,11 @@ SPLITS = {"val": "validation set", "holdout": "hold-out"}
 def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
     """Validation top-1 against parameters: ours, the course report's and published networks.
 
-    The markers say whose a network is and by which recipe, the colors which network it is; the
+    The markers say whose a network is and with which recipe, the colors which network it is; the
     number is the epochs of a run. A variant of a network is left out.
 
     Args:
-        rows: as `utils.analysis.tables.summary` returns them; of several lengths of a network by
+        rows: as `utils.analysis.tables.summary` returns them; of several lengths of a network with
             one recipe, the longest is shown.
         course: `utils.analysis.published.COURSE_REPORT`.
         literature: `utils.analysis.published.LITERATURE`.
@@ -194,7 +194,7 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
-    """The curves of the runs by one recipe, with a legend below."""
+    """The curves of the runs with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
     named = {_run_label(run): run for run in runs}

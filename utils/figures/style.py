@@ -14,6 +14,8 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image
 
+from utils.models.presets import ACTIVATIONS
+
 WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
 PALETTE = "colorblind"
 DPI = 200
@@ -38,12 +40,7 @@ WORDS = {  # of names in the code, in tables and figures
     "max_pool_3x3": "max-pool 3×3",
     "average_pool": "average pool 2×2",
     "convolution": "strided convolution",
-    "relu": "ReLU",
-    "silu": "SiLU",
-    "hard_silu": "hard SiLU",
-    "gelu": "GELU",
-    "mish": "Mish",
-    "leaky_relu": "leaky ReLU",
+    **ACTIVATIONS,
     "sgd": "SGD",
     "adam": "Adam",
     "adamw": "AdamW",

@@ -11,7 +11,14 @@ STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 f
 }
 DOWN_SAMPLING = ("max_pool", "max_pool_3x3", "average_pool", "convolution")
 STAGE_CHOICES = ("all", "tail")
-ACTIVATIONS = ("relu", "silu", "hard_silu", "gelu", "mish", "leaky_relu")
+ACTIVATIONS = {  # as they are called in a config, and in tables and figures
+    "relu": "ReLU",
+    "silu": "SiLU",
+    "hard_silu": "hard SiLU",
+    "gelu": "GELU",
+    "mish": "Mish",
+    "leaky_relu": "leaky ReLU",
+}
 
 
 def total_stride(stem: str) -> int:
