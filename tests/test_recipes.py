@@ -3,6 +3,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from processes import run_on_jax
 
 from utils.training.optimizers import (
     SGD,
@@ -123,6 +124,35 @@ def test_muon_steps_equally_far_in_all_directions(shape):
         values /= max(1, nesterov.shape[1] / nesterov.shape[0]) ** 0.5
         np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
         assert 0.6 < np.diag(values).min() < np.diag(values).max() < 1.3
+
+
+KERNELS_TOGETHER = """
+import keras, numpy as np
+from utils.training import optimizers
+
+generator, after = np.random.default_rng(0), []
+shapes = [(3, 3, 2, 8), (1, 1, 18, 8), (3, 3, 2, 8), (1, 1, 4, 8), (8,)]
+values = [[generator.normal(size=s).astype("float32") for s in shapes] for _ in range(3)]
+for together in (True, False):
+    variables = [keras.Variable(value, name="kernel") for value in values[0]]
+    for variable in variables:
+        variable._path = "layer/kernel"
+    optimizer = optimizers.Muon(0.02, weight_decay=0.1, l2=0.1, momentum=0.9)
+    if not together:
+        step = super(optimizers.SGD, optimizer)._backend_update_step
+        optimizer._backend_update_step = step
+    for gradients in values[1:]:
+        optimizer.apply(list(map(keras.ops.convert_to_tensor, gradients)), variables)
+    after.append(list(map(np.array, variables)))
+for one, other in zip(*after, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+assert not np.allclose(after[0][0], values[0][0], atol=1e-3)
+"""
+
+
+def test_on_jax_muon_steps_kernels_of_a_shape_together_as_it_would_alone():
+    pytest.importorskip("jax")
+    run_on_jax(KERNELS_TOGETHER)
 
 
 def test_muon_steps_all_but_convolutions_as_sgd_does():

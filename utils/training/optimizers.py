@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,22 +100,55 @@ class Muon(SGD):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Steps one variable."""
-        ops, index = keras.ops, self._get_variable_index(variable)
-        is_kernel = self._trainable_variables[index].path.endswith("/kernel")
-        if not is_kernel or len(variable.shape) != 4:  # a convolution's has height and width
+        if self._is_matrix(variable):
+            direction = orthogonalized(self._update(gradient, variable))
+            self._step(variable, direction, learning_rate)
+        else:
             super().update_step(gradient, variable, learning_rate * self.sgd_rate)
+
+    def _backend_update_step(
+        self, grads: Any, trainable_variables: Any, learning_rate: Any
+    ) -> None:
+        """Steps all variables; on JAX, kernels of the same shape are orthogonalized together.
+
+        On a GPU it takes longer to start the products of one kernel than to compute them.
+        """
+        if keras.backend.backend() != "jax":  # TensorFlow steps one by one, where a variable is
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        gradient = ops.cast(gradient, variable.dtype)
-        rate = ops.cast(learning_rate, variable.dtype)
-        momentum = self.momentums[index]
+        together: dict[tuple[int, ...], list] = defaultdict(list)
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            if self._is_matrix(variable):
+                update = self._update(gradient, variable)
+                together[update.shape].append((variable, update))
+            else:
+                self.update_step(gradient, variable, learning_rate)
+        for same in together.values():
+            variables, updates = zip(*same, strict=True)
+            directions = orthogonalized(keras.ops.stack(updates))
+            for variable, direction in zip(variables, directions, strict=True):
+                self._step(variable, direction, learning_rate)
+
+    def _is_matrix(self, variable: Any) -> bool:
+        """Whether a variable is the kernel of a convolution, which has height and width."""
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        return path.endswith("/kernel") and len(variable.shape) == 4
+
+    def _update(self, gradient: Any, variable: Any) -> Any:
+        """Nesterov's momentum of a kernel as a matrix, after this gradient."""
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        momentum = self.momentums[self._get_variable_index(variable)]
         self.assign(momentum, momentum * self.muon_momentum + gradient)
         update = gradient + momentum * self.muon_momentum
-        *inner, outputs = variable.shape
-        rows = math.prod(inner)
-        scale = max(1.0, outputs / rows) ** 0.5
-        update = orthogonalized(ops.reshape(update, (rows, outputs))) * scale
+        return keras.ops.reshape(update, (math.prod(variable.shape[:-1]), variable.shape[-1]))
+
+    def _step(self, variable: Any, direction: Any, learning_rate: Any) -> None:
+        """Shrinks a kernel and steps it along the direction of its matrix."""
+        ops, (rows, outputs) = keras.ops, direction.shape
+        rate = ops.cast(learning_rate, variable.dtype)
+        step = direction * max(1.0, outputs / rows) ** 0.5
         kernel = ops.convert_to_tensor(variable) * (1 - rate * self.decay)
-        self.assign(variable, kernel - rate * ops.reshape(update, variable.shape))
+        self.assign(variable, kernel - rate * ops.reshape(step, variable.shape))
 
     def get_config(self) -> dict[str, Any]:
         """Config for serialization."""
@@ -122,29 +156,29 @@ class Muon(SGD):
         return {**super().get_config(), **own, "weight_decay": self.decay}
 
 
-def orthogonalized(matrix: Any, steps: int = 5) -> Any:
-    """Brings all singular values of a matrix near 1 and leaves its singular vectors as they are.
+def orthogonalized(matrices: Any, steps: int = 5) -> Any:
+    """Brings all singular values of matrices near 1 and leaves their singular vectors as they are.
 
     Newton and Schulz's iteration, with coefficients that raise small values fastest and leave all
     of them between about 0.7 and 1.2.
 
     Args:
-        matrix: (rows, columns), float32.
+        matrices: (..., rows, columns), float32.
         steps: of the iteration.
 
     Returns:
-        A matrix of the same shape.
+        Matrices of the same shape.
 
     Source: Jordan et al. (2024), "Newton-Schulz iteration".
     """
     ops = keras.ops
-    is_wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if is_wide else ops.transpose(matrix)
-    x = x / (ops.norm(x) + 1e-7)
+    is_wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if is_wide else ops.swapaxes(matrices, -1, -2)
+    x = x / (ops.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
     for _ in range(steps):
-        gram = ops.matmul(x, ops.transpose(x))
+        gram = ops.matmul(x, ops.swapaxes(x, -1, -2))
         x = 3.4445 * x + ops.matmul(2.0315 * ops.matmul(gram, gram) - 4.7750 * gram, x)
-    return x if is_wide else ops.transpose(x)
+    return x if is_wide else ops.swapaxes(x, -1, -2)
 
 
 CLASSES = {
