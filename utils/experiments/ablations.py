@@ -94,6 +94,30 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
         {**BFLOAT16, "optimizer": "muon", "activation": "silu"},
         1,
     ),
+    "muon-rate-0.05-silu": (
+        "Muon, rate 0.05, weight decay 0.01, and SiLU",
+        {**BFLOAT16, "optimizer": "muon", "learning_rate": 0.05, "activation": "silu"},
+        1,
+    ),
+    "muon-decay-0.125-silu": (
+        "Muon, rate 0.02, weight decay 0.125, and SiLU",
+        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.125, "activation": "silu"},
+        1,
+    ),
+    "muon-decay-0.25-silu": (
+        "Muon, rate 0.02, weight decay 0.25, and SiLU",
+        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.25, "activation": "silu"},
+        1,
+    ),
+    "muon-decay-0.125-silu-smoothing": (
+        "Muon, rate 0.02, weight decay 0.125, SiLU and label smoothing 0.1",
+        {
+            **BFLOAT16,
+            **{"optimizer": "muon", "weight_decay": 0.125, "activation": "silu"},
+            "label_smoothing": 0.1,
+        },
+        1,
+    ),
 }
 
 
