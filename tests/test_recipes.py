@@ -25,10 +25,22 @@ def test_schedule_rises_then_falls_to_zero():
     )
 
 
-def test_rate_is_scaled_with_the_batch_only_for_tuned():
-    tuned = make_optimizer(RECIPES["tuned"], steps=100, batch_size=512)
-    assert tuned.get_config()["learning_rate"]["config"]["peak"] == 0.04
-    course = make_optimizer(RECIPES["course"], steps=100, batch_size=512)
+@pytest.mark.parametrize(
+    ("recipe", "changes", "peak"),
+    [
+        ("tuned-v1", {}, 2.0),
+        ("tuned", {}, 0.04),
+        ("tuned", {"optimizer": "adamw"}, 6e-3),
+        ("tuned", {"optimizer": "sgd"}, 2.0),
+    ],
+)
+def test_rate_is_scaled_with_the_batch_or_its_root(recipe, changes, peak):
+    optimizer = make_optimizer(get_recipe(recipe, **changes), steps=100, batch_size=1024)
+    assert optimizer.get_config()["learning_rate"]["config"]["peak"] == pytest.approx(peak)
+
+
+def test_rate_of_the_course_report_is_not_scaled():
+    course = make_optimizer(RECIPES["course"], steps=100, batch_size=1024)
     assert float(course.learning_rate) == pytest.approx(1e-3)
 
 

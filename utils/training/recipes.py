@@ -16,6 +16,7 @@ class OptimizerDefaults:
 
     learning_rate: float  # its peak, at a batch of 256 images
     l2: float = 0.0  # times the kernels, added to their gradients
+    batch_power: float = 0.5  # of the batch size, to which a scaled rate is in proportion
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the Keras optimizer
 
 
@@ -23,11 +24,18 @@ class OptimizerDefaults:
 # these networks. Classic L2 goes with SGD alone: adaptive optimizers divide it by the size of the
 # gradients, so that the same number means another thing; AdamW's decay is decoupled from them.
 # Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+# The rate of SGD follows the batch size, that of optimizers whose steps do not grow with the
+# gradients its square root. Sources: Goyal et al., "Accurate, Large Minibatch SGD", 2017; Malladi
+# et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022.
 OPTIMIZERS = {
-    "sgd": OptimizerDefaults(0.5, l2=5e-4, settings={"momentum": 0.9, "nesterov": True}),
+    "sgd": OptimizerDefaults(
+        0.5, l2=5e-4, batch_power=1, settings={"momentum": 0.9, "nesterov": True}
+    ),
     # The paper's on ImageNet, with L2 on all weights and biases. Source: README and main.py of
     # kevin-ssy/FishNet.
-    "momentum": OptimizerDefaults(0.1, l2=1e-4, settings={"momentum": 0.9, "l2_on_all": True}),
+    "momentum": OptimizerDefaults(
+        0.1, l2=1e-4, batch_power=1, settings={"momentum": 0.9, "l2_on_all": True}
+    ),
     "adam": OptimizerDefaults(3e-3),
     "adamw": OptimizerDefaults(3e-3, settings={"weight_decay": 0.05}),
     "rmsprop": OptimizerDefaults(1e-3),
@@ -55,7 +63,7 @@ class Recipe:
 
     optimizer: str  # in `OPTIMIZERS`
     learning_rate: float  # its peak, at a batch of 256 images
-    scale_learning_rate: bool = False  # in proportion to the batch size
+    scale_learning_rate: bool = False  # with the batch size, as in `OptimizerDefaults`
     warmup: float = 0.0  # fraction of all steps with a linear rise; then a linear decay to zero
     schedule: str = "linear"  # or "cosine", to zero too; or "steps", tenfold at 30, 60, 90 % of it
     plateau_patience: int = 0  # epochs without a better loss before the rate falls tenfold; 0: off
@@ -151,7 +159,8 @@ class Recipe:
 
     def rate(self, batch_size: int) -> float:
         """Peak learning rate at a batch size, in images per step."""
-        return self.learning_rate * (batch_size / 256 if self.scale_learning_rate else 1)
+        power = OPTIMIZERS[self.optimizer].batch_power if self.scale_learning_rate else 0
+        return self.learning_rate * (batch_size / 256) ** power
 
 
 # Results name the recipe and its version. To change one: keep it as "<name>-v<version>", and give
