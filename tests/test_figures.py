@@ -126,6 +126,13 @@ def test_curves_name_what_is_changed_and_take_seeds_together():
     assert [line.get_marker() for line in right.lines[1::2]] == ["o", "o", "s"]
 
 
+def test_curves_of_a_changed_network_are_pale_only_beside_those_of_the_network_as_it_is():
+    changed = {"config": {"activation": "silu"}}
+    for others, alpha in ([result("simple", 4)], 0.5), ([result("simple", 3)], 1), ([], 1):
+        figure = charts.plot_curves([result("simple", 4, **changed), *others])
+        assert figure.subfigs[0].axes[1].lines[0].get_alpha() == alpha
+
+
 def test_curves_of_segmentation_show_the_iou():
     history = {name: [0.1, 0.3] for name in ("loss", "val_loss", "iou", "val_iou")}
     _, right = charts.plot_curves([result("simple", 2, history=history)]).axes
@@ -143,9 +150,9 @@ def test_curves_join_the_epochs_that_were_evaluated():
 
 @pytest.fixture
 def rows():
-    """A short and a long run of `simple`, a variant of it, and one by the recipe `course`."""
+    """A short and a long run of `simple`, a variant of it, and one with the recipe `course`."""
     rows = [("tuned", 20, "simple", 0.46), ("tuned", 20, "simple, silu", 0.47)]
-    rows += [("tuned", 8, "simple", 0.4), ("course", 8, "simple", 0.25)]
+    rows += [("tuned-v1", 8, "simple", 0.48), ("course", 8, "simple", 0.25)]
     frame = pd.DataFrame(rows, columns=["recipe", "epochs", "network", "val top-1"])
     return frame.assign(**{"train top-1": [0.5, 0.6, 0.55, 0.35], "error": 0.01}).assign(
         parameters=654_200
@@ -158,7 +165,7 @@ def test_size_shows_the_longest_runs_and_each_name_once(rows):
     drawn = [container.lines[0] for container in axes.containers]
     course, tuned, *theirs = drawn
     assert course.get_xydata().tolist() == [[654_200, 0.25]]
-    assert tuned.get_xydata().tolist() == [[654_200, 0.46]]
+    assert tuned.get_xydata().tolist() == [[654_200, 0.47]]
     assert (course.get_markerfacecolor(), tuned.get_color()) == ("none", course.get_color())
     assert [line.get_ydata()[0] for line in theirs] == list(COURSE_REPORT["val_top1"])
     assert theirs[0].get_color() == tuned.get_color()  # both are `simple`
@@ -181,7 +188,7 @@ def test_gap_shows_train_and_val_of_each_row(rows):
     (axes,) = charts.plot_gap(rows).axes
     _, train, val = (part.get_offsets()[:, 0] for part in axes.collections)
     assert list(train) == [0.5, 0.6, 0.55, 0.35]
-    assert list(val) == [0.46, 0.47, 0.4, 0.25]
+    assert list(val) == [0.46, 0.47, 0.48, 0.25]
     assert ticks(axes.yaxis)[1] == "simple, silu, tuned, 20 epochs"
 
 

@@ -32,12 +32,12 @@ SPLITS = {"val": "validation set", "holdout": "hold-out"}
 def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
     """Validation top-1 against parameters: ours, the course report's and published networks.
 
-    The markers say whose a network is and with which recipe, the colors which network it is; the
-    number is the epochs of a run. A variant of a network is left out.
+    The markers say whose a network is and with which recipe, the colors which preset it is; the
+    number is the epochs of a run.
 
     Args:
-        rows: as `utils.analysis.tables.summary` returns them; of several lengths of a network with
-            one recipe, the longest is shown.
+        rows: as `utils.analysis.tables.summary` returns them; of several of a preset with one
+            recipe, of any version, the longest is shown, and of several of these the best.
         course: `utils.analysis.published.COURSE_REPORT`.
         literature: `utils.analysis.published.LITERATURE`.
 
@@ -45,7 +45,9 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
         The matplotlib `Figure`.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
-    rows = rows[~rows["network"].str.contains(",")].sort_values("epochs")
+    rows = rows.sort_values(["epochs", "val top-1"])
+    rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
+    rows["recipe"] = rows["recipe"].str.split("-").str[0]  # in whichever version
     rows = rows.drop_duplicates(["network", "recipe"], keep="last")
     colors = colors_of([*rows["network"], *course.index])
     shown = [
@@ -202,8 +204,8 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
     for result in runs:
         history, preset = result["history"], result["preset"]
         network, count = network_of(result), len(history["loss"])
-        longest = max(len(r["history"]["loss"]) for r in runs if r["preset"] == preset)
-        is_main = count == longest and network == preset
+        main = min((r for r in runs if r["preset"] == preset), key=_rank)
+        is_main = (network, count) == (network_of(main), len(main["history"]["loss"]))
         style = {"color": colors[preset], "alpha": 1 if is_main else 0.5, "lw": 1}
         label = _run_label(result)
         marked = {"marker": markers[label], "ms": 3, "markevery": max(1, count // 10), **style}
@@ -221,6 +223,11 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = right.get_legend_handles_labels()
     row.legend(*handles, loc="outside lower center", ncols=_columns(runs), fontsize=SMALL)
+
+
+def _rank(result: Mapping[str, Any]) -> tuple[int, bool]:
+    """The longest runs first, of these the ones of a network as it is."""
+    return -len(result["history"]["loss"]), network_of(result) != result["preset"]
 
 
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
