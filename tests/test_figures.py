@@ -133,6 +133,16 @@ def test_curves_of_a_changed_network_are_pale_only_beside_those_of_the_network_a
         assert figure.subfigs[0].axes[1].lines[0].get_alpha() == alpha
 
 
+def test_versions_of_a_recipe_are_drawn_together_and_named():
+    runs = [result("simple", 4), result("simple", 3, "tuned-v1"), result("simple", 4, "paper-long")]
+    tuned, paper = charts.plot_curves(runs).subfigs
+    assert legend(tuned) == ["simple, 4 epochs", "simple, tuned-v1, 3 epochs"]
+    assert legend(paper) == ["simple, 4 epochs"]
+    frame = pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "images": [1]})
+    panels = charts.plot_reliability([(run, frame) for run in runs]).axes
+    assert [axes.get_title() for axes in panels] == ["recipe tuned", "recipe paper-long"]
+
+
 def test_curves_of_segmentation_show_the_iou():
     history = {name: [0.1, 0.3] for name in ("loss", "val_loss", "iou", "val_iou")}
     _, right = charts.plot_curves([result("simple", 2, history=history)]).axes

@@ -47,7 +47,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     rows = rows.sort_values(["epochs", "val top-1"])
     rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
-    rows["recipe"] = rows["recipe"].str.split("-").str[0]  # in whichever version
+    rows["recipe"] = rows["recipe"].map(_family)
     rows = rows.drop_duplicates(["network", "recipe"], keep="last")
     colors = colors_of([*rows["network"], *course.index])
     shown = [
@@ -168,7 +168,9 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
 
 
 def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and top-1 by epoch, training dashed and evaluation solid; a row for each recipe.
+    """Loss and top-1 by epoch, training dashed and evaluation solid.
+
+    All versions of a recipe are in one row.
 
     A preset has one color in all rows; of several runs of one, shorter ones and variants are paler,
     and each has a marker of its own.
@@ -178,10 +180,10 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
             shown.
 
     Returns:
-        The matplotlib `Figure`, with a subfigure for each recipe.
+        The matplotlib `Figure`, with a subfigure for each row.
     """
-    recipes = dict.fromkeys(result["recipe"] for result in results)
-    runs = [[r for r in results if r["recipe"] == recipe] for recipe in recipes]
+    recipes = dict.fromkeys(_family(result["recipe"]) for result in results)
+    runs = [[r for r in results if _family(r["recipe"]) == recipe] for recipe in recipes]
     heights = [2.0 + 0.16 * math.ceil(len(set(map(_run_label, r))) / _columns(r)) for r in runs]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
     rows = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -215,8 +217,9 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
         if named[label] is result:
             line.set_label(label)
-    left.set(title=f"{runs[0]['recipe']}: cross-entropy", ylabel="loss", ylim=(0, None))
-    right.set(title=f"{runs[0]['recipe']}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
+    recipe = _family(runs[0]["recipe"])
+    left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
+    right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
     percent(right.yaxis)
     for axes in (left, right):
         axes.set_xlabel("epoch")
@@ -236,13 +239,23 @@ def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _run_label(result: Mapping[str, Any]) -> str:
-    return f"{label_of(network_of(result))}, {len(result['history']['loss'])} epochs"
+    words = [label_of(network_of(result)), f"{len(result['history']['loss'])} epochs"]
+    if result["recipe"] != _family(result["recipe"]):
+        words.insert(1, result["recipe"])
+    return ", ".join(words)
+
+
+def _family(recipe: str) -> str:
+    """The name of a recipe without its version."""
+    return recipe.split("-v")[0]
 
 
 def plot_reliability(
     tables: Sequence[tuple[Mapping[str, Any], pd.DataFrame]],
 ) -> Figure:
-    """Accuracy against confidence, a panel for each recipe; a calibrated network is diagonal.
+    """Accuracy against confidence; a calibrated network is diagonal.
+
+    All versions of a recipe are in one panel.
 
     Args:
         tables: (result of a run, what `utils.analysis.predictions.calibration` returns for it).
@@ -250,15 +263,16 @@ def plot_reliability(
     Returns:
         The matplotlib `Figure`.
     """
-    recipes = list(dict.fromkeys(result["recipe"] for result, _ in tables))
-    most = max(sum(result["recipe"] == recipe for result, _ in tables) for recipe in recipes)
+    recipes = [_family(result["recipe"]) for result, _ in tables]
+    most = max(map(recipes.count, recipes))
+    recipes = list(dict.fromkeys(recipes))
     figure, panels = plt.subplots(
         1, len(recipes), figsize=(WIDTH, 2.4 + 0.15 * most), sharey=True, squeeze=False
     )
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
-        runs = [(result, table) for result, table in tables if result["recipe"] == recipe]
+        runs = [run for run in tables if _family(run[0]["recipe"]) == recipe]
         for (result, table), marker in zip(runs, itertools.cycle("os^vDP"), strict=False):
             error = expected_calibration_error(table)
             axes.plot(
