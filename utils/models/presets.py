@@ -180,18 +180,21 @@ _BLOCKS_150: dict[str, Any] = {
 
 PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] = {
     # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
-    # Two CPU cores, 8 epochs of tuned-v1: 12 minutes, val top-1 41.7 % (simple-tuned-8ep-seed0).
-    # Two CPU cores, 20 epochs of tuned-v1: 75 minutes, val top-1 46.6 % (simple-tuned-20ep-seed0).
+    # With -p epochs 30 -p activation silu, on one of two CPU cores:
+    # 30 epochs: 100 minutes, val top-1 52.4 % (simple-tuned-v2-30ep-activation-silu-seed0).
+    # With -p recipe tuned-v1:
+    # 8 epochs: 12 minutes, val top-1 41.7 % (simple-tuned-8ep-seed0).
+    # 20 epochs: 75 minutes, val top-1 46.6 % (simple-tuned-20ep-seed0).
     # 654,200 parameters at 200 classes; the course report's simple has 667,584.
     "simple": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/medium.ipynb -p preset medium
     # -p epochs 12
-    # Two CPU cores, 12 epochs of tuned-v1: 57 minutes, val top-1 46.7 % (medium-tuned-12ep-seed0).
+    # With -p recipe tuned-v1, 12 epochs: 57 minutes, val top-1 46.7 % (medium-tuned-12ep-seed0).
     # 1,034,136 parameters at 200 classes; the course report's medium has 1,034,440.
     "medium": FishNetConfig(_QUARTER_PLANES, (2,) * 10, (2,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/complex.ipynb -p preset complex
     # -p epochs 12
-    # Two CPU cores, 12 epochs of tuned-v1: 74 minutes, val top-1 47.6 % (complex-tuned-12ep-seed0).
+    # With -p recipe tuned-v1, 12 epochs: 74 minutes, val top-1 47.6 % (complex-tuned-12ep-seed0).
     # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
     "complex": FishNetConfig(_QUARTER_PLANES, (4,) * 10, (4,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/fishnet99.ipynb -p preset fishnet99
