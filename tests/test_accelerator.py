@@ -16,6 +16,7 @@ SCRIPT = f"""
 {SMALL_PRESET}
 {CUT_OFF}
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 import jax
 import keras
@@ -33,7 +34,8 @@ found = {{}}
 take, feeder = jax.jit(accelerator.take), accelerator.Feeder(True, folder)
 source = Source(data, load_manifest(data), batch_size=24, split="holdout", augment=True, seed=3)
 training, held_out = training_batches(source, epochs=2), evaluation_batches(source)
-for batches, together in ((training, 4), (held_out, 1)):
+resized = training_batches(replace(source, crop_area=0.25), epochs=1)
+for batches, together in ((training, 4), (resized, 2), (held_out, 1)):
     plans = feeder(batches, together)
     assert len(plans) == len(batches) // together > 1
     for index in range(len(plans)):

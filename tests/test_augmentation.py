@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils.data.augmentation import (
     crop_and_flip,
     crop_and_flip_boxes,
+    crop_and_resize,
     draw_crops_and_flips,
+    draw_resized_crops,
 )
 
 
@@ -30,6 +33,46 @@ def test_crops_and_flips_are_those_of_a_reflected_border():
 def test_crops_are_in_proportion_to_the_images():
     offsets, _ = draw_crops_and_flips(500, 224, np.random.RandomState(0))
     assert (offsets.min(), offsets.max()) == (-28, 28)
+
+
+def test_resized_crops_are_those_of_pillow():
+    images = np.random.default_rng(0).integers(0, 256, (32, 48, 48, 3), np.uint8)
+    crops, flipped = draw_resized_crops(32, 48, 0.25, np.random.RandomState(3))
+    resized = crop_and_resize(images, crops, flipped)
+    for image, (top, left, height, width), flip, ours in zip(
+        images, crops.T, flipped, resized, strict=True
+    ):
+        part = Image.fromarray(image[top : top + height, left : left + width])
+        theirs = np.array(part.resize((48, 48), Image.Resampling.BILINEAR))
+        theirs = theirs[:, ::-1] if flip else theirs
+        assert np.abs(theirs.astype(int) - ours).max() <= 2  # they round sooner
+    assert 8 <= flipped.sum() <= 24
+
+
+def test_a_crop_of_all_is_the_image():
+    images = np.random.default_rng(0).integers(0, 256, (2, 7, 7, 3), np.uint8)
+    crops = np.array([[0, 0], [0, 0], [7, 7], [7, 7]])
+    resized = crop_and_resize(images, crops, np.array([False, True]))
+    np.testing.assert_array_equal(resized, [images[0], images[1][:, ::-1]])
+
+
+def test_resized_crops_show_the_least_area_and_more():
+    crops, _ = draw_resized_crops(2000, 64, 0.25, np.random.RandomState(0))
+    tops, lefts, heights, widths = crops
+    assert crops.shape == (4, 2000)
+    assert crops.dtype == np.int32
+    areas = heights * widths / 64**2
+    assert areas.min() == pytest.approx(0.25, abs=0.02)
+    assert areas.max() == 1
+    assert np.mean(areas) == pytest.approx(0.61, abs=0.01)  # 0.625, less what is cut off
+    ratios = (widths / heights)[np.maximum(heights, widths) < 64]
+    assert 0.72 < ratios.min() < 0.77
+    assert 1.3 < ratios.max() < 1.39
+    for starts, sides in ((tops, heights), (lefts, widths)):
+        assert starts.min() == 0
+        assert (starts + sides).max() == 64
+        small = sides < 40
+        assert len(set(starts[small])) > 24
 
 
 def test_masks_move_like_images():

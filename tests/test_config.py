@@ -95,6 +95,8 @@ def test_numbers_as_yaml_reads_them():
         ("dropout", 1.0, "[0, 1)"),
         ("batch_norm_momentum", 1.0, "batch_norm_momentum must be a number in [0, 1)"),
         ("flip", "never", "flip must be one of random, alternating"),
+        ("crop_area", 0.0, "crop_area must be in (0, 1]"),
+        ("crop_area", 1.5, "crop_area must be in (0, 1]"),
         ("label_smoothing", -0.1, "label_smoothing must be in [0, 1)"),
         ("ema", 1.0, "ema must be in [0, 1)"),
         ("fraction", 0.0, "fraction must be a number in (0, 1]"),
@@ -149,6 +151,18 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
         (
             {"image_sizes": "32x1", "task": "localization"},
             'image_sizes must be "full" for any task but classification',
+        ),
+        (
+            {"crop_area": 0.25, "task": "localization"},
+            "crop_area must be 1 for any task but classification",
+        ),
+        (
+            {"crop_area": 0.25, "dataset": "imagenet", "archive": "records"},
+            "and for dataset imagenet, which has its own crops. Received: crop_area=0.25",
+        ),
+        (
+            {"crop_area": 0.25, "recipe": "course"},
+            "set augment to true. Received: augment=False, crop_area=0.25, flip='random'",
         ),
         ({"preset": "resnet50", "zero_init": True}, "zero_init cannot be changed in resnet50"),
     ],

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from utils.data import pipeline, plan
 from utils.data.archives import DatasetError
+from utils.data.augmentation import crop_and_resize
 from utils.data.manifest import evaluation_size, load_manifest, training_size
 from utils.data.pipeline import evaluation_batches, feed, training_batches
 from utils.data.plan import Source
@@ -90,6 +91,20 @@ def test_the_numbers_do_not_change_between_versions(source):
     assert rows[:8].tolist() == [167, 261, 189, 257, 0, 72, 119, 216]
     assert offsets[:, :4].tolist() == [[7, -7, 4, -5], [7, -5, -4, -2]]
     assert flipped[:8].tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
+
+
+def test_resized_crops(source):
+    source = replace(source, augment=True, crop_area=0.3, seed=7)
+    batches = training_batches(source, epochs=2)
+    _, (crops, flipped) = batches.plan[10]
+    assert crops[:, :3].tolist() == [[14, 9, 12], [8, 1, 0], [50, 50, 36], [48, 61, 44]]
+    assert (crops[2] * crops[3]).min() >= 0.28 * 64**2
+    images, labels = batches[10]
+    whole, expected = training_batches(replace(source, augment=False), epochs=2)[10]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(images, crop_and_resize(whole, crops, flipped))
+    alternating = training_batches(replace(source, flip="alternating"), epochs=2).plan[10]
+    np.testing.assert_array_equal(alternating.moves[0], crops)
 
 
 def test_class_order(source, monkeypatch):

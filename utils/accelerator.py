@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from utils import environment
-from utils.data.augmentation import reflect
+from utils.data.augmentation import crop_and_resize, reflect
 from utils.data.pipeline import Batches, feed
 from utils.data.read_records import Arrays
 from utils.devices import Devices
@@ -85,23 +85,26 @@ class OnDevice(Resized):
         return jax.tree.map(lambda x: x[-1], logs), state
 
 
-def take(images: Any, rows: Any, offsets: Any, flipped: Any) -> Any:
+def take(images: Any, rows: Any, moves: Any, flipped: Any) -> Any:
     """Takes images from an array, crops them and flips some.
 
     Args:
         images: uint8 (n, height, width, channels), on the device.
         rows: int32 (batch,).
-        offsets: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`.
+        moves: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`; or (batch, 4), of
+            `draw_resized_crops`.
         flipped: bool (batch,).
 
     Returns:
-        uint8 (batch, height, width, channels), as `crop_and_flip` gives them.
+        uint8 (batch, height, width, channels), as `crop_and_flip` or `crop_and_resize` gives them.
     """
     import jax.numpy as jnp
 
+    if moves.shape[1] == 4:
+        return crop_and_resize(images[rows], moves.T, flipped)
     height, width = images.shape[1:3]
-    y = reflect(offsets[:, :1] + jnp.arange(height), height)
-    x = reflect(offsets[:, 1:] + jnp.arange(width), width)
+    y = reflect(moves[:, :1] + jnp.arange(height), height)
+    x = reflect(moves[:, 1:] + jnp.arange(width), width)
     x = jnp.where(flipped[:, None], x[:, ::-1], x)
     return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
 
@@ -128,11 +131,11 @@ class Plans(keras.utils.PyDataset):
         first = index * self.together
         steps = [self.batches.plan[first + i] for i in range(self.together)]
         rows = np.concatenate([step.rows for step in steps]).astype(np.int32)
-        offsets, flipped = np.zeros((len(rows), 2), np.int32), np.zeros(len(rows), bool)
-        if moves := [step.moves for step in steps if step.moves]:
-            offsets = np.concatenate([offsets.T for offsets, _ in moves])
-            flipped = np.concatenate([flipped for _, flipped in moves])
-        return ((rows, offsets, flipped), self.images), self.arrays.labels[rows]
+        moves, flipped = np.zeros((len(rows), 2), np.int32), np.zeros(len(rows), bool)
+        if drawn := [step.moves for step in steps if step.moves]:
+            moves = np.concatenate([moves.T for moves, _ in drawn])
+            flipped = np.concatenate([flipped for _, flipped in drawn])
+        return ((rows, moves, flipped), self.images), self.arrays.labels[rows]
 
 
 class Feeder:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 CROP_SHARE = 8  # at each border an eighth of the side is reflected before the random crop
+RATIO = (3 / 4, 4 / 3)  # of the width of a resized crop to its height
 
 
 def draw_crops_and_flips(
@@ -50,6 +51,75 @@ def crop_and_flip(images: np.ndarray, offsets: np.ndarray, flipped: np.ndarray) 
     items = pixels.view(f"V{pixels.strides[0]}")[:, 0]
     taken = items.take(width * rows[:, :, None] + columns[:, None, :])
     return taken.view(images.dtype).reshape(images.shape)
+
+
+def draw_resized_crops(
+    count: int, image_size: int, least_area: float, random: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws which part of each image of a batch is shown and whether it is flipped.
+
+    Args:
+        count: images.
+        image_size: their height and width, in pixels.
+        least_area: of the part, as a share of the image.
+        random: all that the result depends on.
+
+    Returns:
+        (crops, flipped): int32 (4, count), top, left, height and width in pixels; and bool
+        (count,).
+
+    Source:
+        Szegedy et al., CVPR 2015, section 6; here a part that would be higher or wider than the
+        image is cut to it.
+    """
+    area, ratio, *place = random.uniform(size=(4, count))
+    areas = image_size**2 * (least_area + area * (1 - least_area))
+    low, high = np.log(RATIO)
+    ratios = np.exp(low + ratio * (high - low))
+    sides = np.sqrt([areas / ratios, areas * ratios]).round().clip(1, image_size)
+    corners = np.floor(place * (image_size - sides + 1))
+    flipped = random.randint(2, size=count, dtype=bool)
+    return np.concatenate([corners, sides]).astype(np.int32), flipped
+
+
+def crop_and_resize(images: Any, crops: Any, flipped: Any) -> Any:
+    """Enlarges a part of each image to the size of the whole, bilinearly, and flips some.
+
+    Computed with whole numbers, in steps of 1/256 pixel, and therefore the same everywhere.
+
+    Args:
+        images: uint8 (batch, height, width, channels), of NumPy or of JAX.
+        crops: see `draw_resized_crops`.
+        flipped: likewise.
+
+    Returns:
+        An array like `images`.
+    """
+    (count, height, width), (tops, lefts, heights, widths) = images.shape[:3], crops
+    places = np.arange(count)[:, None]
+    mirrored = np.arange(width) + flipped[:, None] * (width - 1 - 2 * np.arange(width))
+    above, below, weight = _neighbors(np.arange(height)[None], tops, heights, height)
+    images = _between(images[places, above], images[places, below], weight[:, :, None, None])
+    left, right, weight = _neighbors(mirrored, lefts, widths, width)
+    place = places[:, :, None], np.arange(height)[:, None]
+    return _between(
+        images[*place, left[:, None]], images[*place, right[:, None]], weight[:, None, :, None]
+    )
+
+
+def _neighbors(index: Any, start: Any, length: Any, size: int) -> tuple[Any, Any, Any]:
+    """The pixels before and after a pixel of an enlarged part, and the weight of the latter."""
+    start, length = start[:, None], length[:, None]
+    place = 256 * start + (2 * index + 1) * length * 128 // size - 128
+    place = place.clip(256 * start, 256 * (start + length - 1))
+    before = place // 256
+    return before, before + (before < start + length - 1), place % 256
+
+
+def _between(before: Any, after: Any, weight: Any) -> Any:
+    """The mean of uint8 arrays; `weight` is that of the second, in 1/256."""
+    weight = weight.astype("uint16")
+    return ((before * (256 - weight) + after * weight + 128) // 256).astype("uint8")
 
 
 def crop_and_flip_boxes(

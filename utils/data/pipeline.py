@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from utils.data.archives import DatasetError
-from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes
+from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes, crop_and_resize
 from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import SPLITS, Manifest, check_choice
 from utils.data.plan import (
@@ -87,6 +87,8 @@ def read(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]
     targets[step.rows == BLANK] = 0
     if step.moves is None:
         return images, targets
+    if len(step.moves[0]) == 4:  # resized crops, of classification alone
+        return crop_and_resize(images, *step.moves), targets
     if task == "localization":
         targets[:, 1:] = crop_and_flip_boxes(targets[:, 1:], *step.moves, images.shape[1])
     elif task == "segmentation":

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.augmentation import draw_crops_and_flips
-from utils.data.imagenet.crops import draw_resized_crops
+from utils.data import augmentation
+from utils.data.imagenet import crops
 from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import (
     ORDERS,
@@ -48,7 +48,8 @@ class Source:
     fraction: float = 1.0  # of the training images, the same ones in every epoch
     record_order: str = "shuffled"  # or "classes": one class after another
     augment: bool = False  # whether training images are cropped and flipped at random
-    flip: str = "random"  # where they are; or "alternating": each one in every second epoch
+    crop_area: float = 1.0  # where they are; see `Recipe`
+    flip: str = "random"  # likewise; or "alternating": each one in every second epoch
     seed: int = 0  # with the epoch and the step, all that order and augmentation depend on
 
     def __post_init__(self) -> None:
@@ -72,7 +73,8 @@ class Step(NamedTuple):
     """The plan of one batch."""
 
     rows: np.ndarray  # int (batch,): of the `Arrays`; `BLANK` is a black image
-    # Of `draw_crops_and_flips`, for ImageNet of `draw_resized_crops`; both have the images last.
+    # Of `draw_crops_and_flips` or `draw_resized_crops`; for ImageNet of its own function of that
+    # name. All have the images last.
     moves: tuple[np.ndarray, np.ndarray] | None = None
 
     def part(self, own: slice) -> "Step":
@@ -125,15 +127,17 @@ class TrainingPlan:
         rows = self.order(epoch)[step * size : (step + 1) * size]
         if not self.source.augment:
             return Step(rows)
-        random = self._random(epoch, step)
+        random, side = self._random(epoch, step), self.source.manifest["image_size"]
         if isinstance(self.arrays, RecordFiles):
-            offsets, flipped = draw_resized_crops(size, random)
+            moves, flipped = crops.draw_resized_crops(size, random)
+        elif self.source.crop_area < 1:
+            least = self.source.crop_area
+            moves, flipped = augmentation.draw_resized_crops(size, side, least, random)
         else:
-            side = self.source.manifest["image_size"]
-            offsets, flipped = draw_crops_and_flips(size, side, random)
+            moves, flipped = augmentation.draw_crops_and_flips(size, side, random)
         if self.source.flip == "alternating":
             flipped = self.flipped_first[rows] ^ bool(epoch % 2)
-        return Step(rows, (offsets, flipped))
+        return Step(rows, (moves, flipped))
 
     def _random(self, *key: int) -> np.random.RandomState:
         return np.random.RandomState(

@@ -31,7 +31,7 @@ NETWORK_CHANGES = (
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "schedule", "plateau_patience", "l2", "weight_decay",
-    "augment", "standardize", "flip", "label_smoothing", "ema", "image_sizes",
+    "augment", "standardize", "crop_area", "flip", "label_smoothing", "ema", "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -143,7 +143,8 @@ class RunConfig:
     l2: float | None = None  # times the kernels, added to their gradients
     weight_decay: float | None = None  # of adamw and muon: times weights and rate, at each step
     augment: bool | None = None  # random crops and horizontal flips
-    flip: str | None = None  # of these: random, or alternating, each image in every second epoch
+    crop_area: float | None = None  # least share of an image in such a crop; 1: it is only shifted
+    flip: str | None = None  # where augmented, random; or alternating: each in every second epoch
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
     label_smoothing: float | None = None  # part of the target that is spread over all classes
     ema: float | None = None  # momentum of an average of the weights, evaluated too; 0: none
@@ -185,6 +186,14 @@ class RunConfig:
         self._check_dataset()
         most = self.data_options.get("image_size", IMAGE_SIZE)
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task, most)
+        if self.full_recipe.crop_area < 1 and (
+            self.task != "classification" or self.dataset == "imagenet"
+        ):
+            raise ValueError(
+                "crop_area must be 1 for any task but classification, whose boxes and masks are "
+                "not resized, and for dataset imagenet, which has its own crops. "
+                f"Received: crop_area={self.full_recipe.crop_area!r}"
+            )
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
                 "tiny-imagenet has no masks; task segmentation needs dataset tiny-shapes. "

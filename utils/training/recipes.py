@@ -70,6 +70,9 @@ class Recipe:
     l2: float = 0.0  # times the kernels, added to their gradients
     weight_decay: float | None = None  # of adamw and muon, see there; None: as in `OPTIMIZERS`
     augment: bool = False  # random crops and horizontal flips
+    # Of an image, the least share that a crop shows, which is enlarged; 1: crops are of its size
+    # and shifted by up to an eighth of it. Only where images are augmented.
+    crop_area: float = 1.0
     flip: str = "random"  # in `FLIPS`; how images are flipped where they are augmented
     standardize: bool = False  # per-channel mean and deviation of the training set; otherwise / 255
     label_smoothing: float = 0.0  # part of the target that is spread over all classes
@@ -87,6 +90,7 @@ class Recipe:
             )
         for name, required, valid in (
             ("flip", f"one of {', '.join(FLIPS)}", self.flip in FLIPS),
+            ("crop_area", "in (0, 1]", 0 < self.crop_area <= 1),
             ("schedule", f"one of {', '.join(SCHEDULES)}", self.schedule in SCHEDULES),
             ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
@@ -102,6 +106,11 @@ class Recipe:
             raise ValueError(
                 f"weight_decay is for {' and '.join(DECOUPLED)}; {self.optimizer} has l2. "
                 f"Received: weight_decay={self.weight_decay!r}"
+            )
+        if not self.augment and (self.crop_area < 1 or self.flip != "random"):
+            raise ValueError(
+                "crop_area and flip are of augmented images; set augment to true. Received: "
+                f"augment={self.augment!r}, crop_area={self.crop_area!r}, flip={self.flip!r}"
             )
         if self.warmup and self.plateau_patience:
             raise ValueError(

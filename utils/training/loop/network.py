@@ -33,6 +33,7 @@ def source_of(config: ResolvedConfig, manifest: Manifest) -> Source:
         fraction=config.fraction,
         record_order=config.record_order,
         augment=config.full_recipe.augment,
+        crop_area=config.full_recipe.crop_area,
         flip=config.full_recipe.flip,
         seed=config.seed,
     )
