@@ -209,6 +209,8 @@ def test_when_a_run_passes_a_level():
     legs = [{"epoch": i, "step": 0, "env": {"device": device}} for i, device in enumerate("aba")]
     assert first_epoch_above(result | {"legs": legs[:2]}, 0.2) == "epoch 2"
     assert results.devices_of(result | {"legs": legs}) == ["a", "b"]
+    evaluated = {"epoch": 3, "step": 0, "env": {"device": "c"}}
+    assert results.devices_of(result | {"legs": [legs[0], evaluated]}) == ["a"]
 
 
 def test_calibration():
@@ -300,8 +302,10 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
         ({"stem": "half", "activation": "silu", "image_sizes": "32x1-64x1"},
          "simple, stem of stride 2, SiLU, progressive resizing"),
         ({"width": 0.375, "learning_rate": 1 / 6}, "simple, width 0.375, learning rate 0.1667"),
-        ({"batch_norm_momentum": 0.99, "precision": "mixed_bfloat16"},
+        ({"batch_norm_momentum": 0.99, "precision": "mixed_bfloat16", "batch_size": 256},
          "simple, BatchNorm momentum 0.99"),
+        ({"crop_area": 0.25, "label_smoothing": 0.1, "batch_size": 1000},
+         "simple, resized crops, label smoothing 0.1, batches of 1000"),
     ],
 )  # fmt: skip
 def test_a_network_is_named_by_what_its_run_changes(config, words):

@@ -25,7 +25,10 @@ from utils.training.results import (
 )
 
 # What a run may change of its network or recipe; and how it is said, where not by field and value.
-CHANGES = ("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES)
+CHANGES = (
+    *("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights"),
+    *(*RECIPE_CHANGES, "batch_size"),
+)
 WORDS: dict[tuple[str, object], str] = {
     ("stem", "half"): "stem of stride 2",
     ("stem", "full"): "stem of stride 1",
@@ -33,7 +36,11 @@ WORDS: dict[tuple[str, object], str] = {
     ("zero_init", True): "zero init",
     ("logits_bn", True): "BatchNorm on logits",
 }
-FIELDS = {"batch_norm_momentum": "BatchNorm momentum", "l2": "L2", "ema": "EMA"}
+TECHNIQUES = {"image_sizes": "progressive resizing", "crop_area": "resized crops"}
+FIELDS = {
+    **{"batch_norm_momentum": "BatchNorm momentum", "l2": "L2", "ema": "EMA"},
+    **{"label_smoothing": "label smoothing", "batch_size": "batches of"},
+}
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 
 
@@ -87,8 +94,8 @@ def network_of(result: Mapping[str, Any]) -> str:
         value = result["config"].get(name)
         if value in (None, usual[name], getattr(RECIPES[result["recipe"]], name, None)):
             continue
-        if name == "image_sizes":
-            words.append("progressive resizing")
+        if name in TECHNIQUES:
+            words.append(TECHNIQUES[name])
         else:
             number = f"{value:.4g}" if isinstance(value, float) else value
             said = f"{FIELDS.get(name, name.replace('_', ' '))} {number}"

@@ -196,8 +196,13 @@ def epoch_line(result: dict[str, Any], epoch: int) -> str:
 
 
 def devices_of(result: dict[str, Any]) -> list[str]:
-    """Names of the devices on which a run was trained, in their order, each once."""
+    """Names of the devices on which a run was trained, in their order, each once.
+
+    A leg that began after the last epoch does not count: in it the run was only evaluated.
+    """
     legs = result.get("legs") or [result]  # older results have no legs
+    epochs = len(result["history"].get("seconds", []))
+    legs = [leg for leg in legs if leg.get("epoch", 0) < epochs] or legs[:1]
     return list(dict.fromkeys(leg["env"]["device"] for leg in legs))
 
 
