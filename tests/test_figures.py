@@ -90,6 +90,7 @@ def test_a_network_has_one_color_in_every_figure():
     presets = ("simple", "medium", "complex", "residual", "resnet_report", "U-Net")
     assert len(set(style.colors_of(presets).values())) == len(presets)
     assert style.label_of("residual, silu") == "residual network, silu"
+    assert style.label_of("simple, SiLU, a, b") == "simple, SiLU, …"
 
 
 def result(preset, epochs, recipe="tuned", **changes):

@@ -26,6 +26,7 @@ from utils.training.recipes import RECIPES
 from utils.training.results import complete_result, load_results, read_result
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
+LIBRARIES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 GROUPS = {  # of the runs in the appendix: how their names begin, and what they are for
     "why": "One factor at a time",
     "layers-in-call": "Layers created in call",
@@ -184,6 +185,8 @@ def _symptoms(results_dir: Path) -> list[dict[str, Any]]:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """A result in the appendix."""
     metrics, run, env = result.get("metrics") or {}, result["run_id"], result["env"]
+    trained = (result.get("legs") or [result])[0]["env"]
+    library = trained.get("backend", "tensorflow")
     history = next(iter((result.get("history") or {"": []}).values()))
     group = next((title for start, title in GROUPS.items() if run.startswith(f"{start}-")), "")
     is_main = result["kind"] == "train"
@@ -200,7 +203,8 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         "value": metrics.get("top1", metrics.get("iou")),
         "command": result["command"],
         "environment": {
-            name: env.get(name) for name in ("python", "tensorflow", "keras", "device", "cpu_count")
+            **{name: trained.get(name) for name in ("python", "keras", "device", "cpu_count")},
+            "library": f"{LIBRARIES[library]} {trained.get(library)}",
         },
         "commit": (env.get("git_commit") or "").removesuffix("-dirty")[:7],
         "is_dirty": (env.get("git_commit") or "").endswith("-dirty"),

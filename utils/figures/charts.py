@@ -284,7 +284,9 @@ def plot_reliability(
             )
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
-        axes.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.24))
+        axes.legend(
+            fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.24), handlelength=1.4
+        )
     panels[0, 0].set_ylabel("accuracy")
     return figure
 

@@ -115,9 +115,11 @@ def save_figure(
 
 
 def label_of(name: str) -> str:
-    """A network's name in figures: of a preset in words, followed by what is changed of it."""
-    preset, comma, change = name.partition(", ")
-    return NETWORKS.get(preset, (preset, 0))[0] + comma + change
+    """A network's name in figures: its preset in words, and what is changed if it is not much."""
+    preset, *changes = name.split(", ")
+    if len(changes) > 2:
+        changes = [changes[0], "…"]
+    return ", ".join([NETWORKS.get(preset, (preset, 0))[0], *changes])
 
 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
