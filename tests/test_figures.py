@@ -211,7 +211,7 @@ def test_reliability_has_a_panel_a_recipe_and_each_error():
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
     assert (len(lines), len(course.lines)) == (2, 2)
     assert list(lines[0].get_ydata()) == [0.3, 0.8]
-    assert lines[0].get_label() == "simple, 4 epochs: ECE 5.0%"
+    assert lines[0].get_label() == "simple, 4 epochs: 5.0%"
     assert lines[0].get_color() == course.lines[1].get_color() != lines[1].get_color()
 
 

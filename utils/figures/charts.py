@@ -280,13 +280,14 @@ def plot_reliability(
                 ms=3,
                 lw=1,
                 color=colors[result["preset"]],
-                label=f"{_run_label(result)}: ECE {error:.1%}",
+                label=f"{_run_label(result)}: {error:.1%}",
             )
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
         axes.legend(
-            fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.24), handlelength=1.4
-        )
+            title="expected calibration error", title_fontsize=SMALL, fontsize=SMALL,
+            loc="upper center", bbox_to_anchor=(0.5, -0.24),
+        )  # fmt: skip
     panels[0, 0].set_ylabel("accuracy")
     return figure
 
