@@ -56,6 +56,8 @@ RECIPE_OPTIONS: dict[str, Any] = {
 }
 
 BFLOAT16 = {"precision": "mixed_bfloat16"}
+MUON: dict[str, Any] = {**BFLOAT16, "optimizer": "muon"}
+MUON_SILU: dict[str, Any] = {**MUON, "activation": "silu"}
 
 # name of the runs: (what it is, changes to the default, number of seeds); the first one of a preset
 # and precision is what its others are compared with
@@ -78,44 +80,40 @@ TRIALS: dict[str, tuple[str, dict[str, Any], int]] = {
         {**BFLOAT16, "zero_init": True},
         1,
     ),
-    "muon": ("Muon, rate 0.02, weight decay 0.01", {**BFLOAT16, "optimizer": "muon"}, 1),
+    "muon": ("Muon, rate 0.02, weight decay 0.01", MUON, 1),
     "muon-rate-0.05": (
         "Muon, rate 0.05, weight decay 0.01",
-        {**BFLOAT16, "optimizer": "muon", "learning_rate": 0.05},
+        {**MUON, "learning_rate": 0.05},
         1,
     ),
     "muon-decay-0.125": (
         "Muon, rate 0.02, weight decay 0.125",
-        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.125},
+        {**MUON, "weight_decay": 0.125},
         1,
     ),
     "muon-silu": (
         "Muon, rate 0.02, weight decay 0.01, and SiLU",
-        {**BFLOAT16, "optimizer": "muon", "activation": "silu"},
+        MUON_SILU,
         1,
     ),
     "muon-rate-0.05-silu": (
         "Muon, rate 0.05, weight decay 0.01, and SiLU",
-        {**BFLOAT16, "optimizer": "muon", "learning_rate": 0.05, "activation": "silu"},
+        {**MUON_SILU, "learning_rate": 0.05},
         1,
     ),
     "muon-decay-0.125-silu": (
         "Muon, rate 0.02, weight decay 0.125, and SiLU",
-        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.125, "activation": "silu"},
+        {**MUON_SILU, "weight_decay": 0.125},
         1,
     ),
     "muon-decay-0.25-silu": (
         "Muon, rate 0.02, weight decay 0.25, and SiLU",
-        {**BFLOAT16, "optimizer": "muon", "weight_decay": 0.25, "activation": "silu"},
+        {**MUON_SILU, "weight_decay": 0.25},
         1,
     ),
     "muon-decay-0.125-silu-smoothing": (
         "Muon, rate 0.02, weight decay 0.125, SiLU and label smoothing 0.1",
-        {
-            **BFLOAT16,
-            **{"optimizer": "muon", "weight_decay": 0.125, "activation": "silu"},
-            "label_smoothing": 0.1,
-        },
+        {**MUON_SILU, "weight_decay": 0.125, "label_smoothing": 0.1},
         1,
     ),
 }
