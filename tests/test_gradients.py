@@ -83,12 +83,17 @@ def test_parts_of_another_network(images):
 
 def test_norms_beside_those_at_initialization(images):
     labels = np.zeros(len(images), int)
-    norms = beside_untrained({"simple": {"stem": 1.0}}, images, labels)
+    run = {"preset": "simple", "config": {"stem": "imagenet"}}
+    norms = beside_untrained([(run, {"stem": 1.0})], images, labels)
     assert list(norms) == ["simple, untrained", "simple, trained"]
     assert norms["simple, trained"] == {"stem": 1.0}
-    again = beside_untrained({"simple": {}}, images, labels)
+    again = beside_untrained([(run, {})], images, labels)
     assert again["simple, untrained"] == norms["simple, untrained"]
     assert min(again["simple, untrained"].values()) > 0
+    changed = {"preset": "simple", "config": {"stem": "half", "activation": "silu"}}
+    other = beside_untrained([(changed, {})], images, labels)["simple, untrained"]
+    assert other.keys() == again["simple, untrained"].keys()
+    assert other["stem"] != pytest.approx(again["simple, untrained"]["stem"], rel=0.05)
 
 
 def test_gradient_norms_are_added_to_a_result(tmp_path):

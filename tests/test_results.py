@@ -211,6 +211,7 @@ def test_when_a_run_passes_a_level():
     assert results.devices_of(result | {"legs": legs}) == ["a", "b"]
     evaluated = {"epoch": 3, "step": 0, "env": {"device": "c"}}
     assert results.devices_of(result | {"legs": [legs[0], evaluated]}) == ["a"]
+    assert results.training_env(result | {"legs": [legs[0], evaluated]}) == {"device": "a"}
 
 
 def test_calibration():

@@ -19,6 +19,8 @@ from utils.experiments.processes import run_missing
 from utils.files import load_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
+from utils.models.presets import get_preset
+from utils.training.config import NETWORK_CHANGES
 from utils.training.predictions import SAMPLES, decode_image, load_predictions
 from utils.training.results import read_result, result_path, write_result
 
@@ -109,12 +111,14 @@ def _part(path: str) -> str:
 
 
 def beside_untrained(
-    trained: dict[str, dict[str, float]], images: np.ndarray, labels: np.ndarray
+    trained: Sequence[tuple[Mapping[str, Any], dict[str, float]]],
+    images: np.ndarray,
+    labels: np.ndarray,
 ) -> dict[str, dict[str, float]]:
     """Gradient norms of trained networks, each behind those of the same network at initialization.
 
     Args:
-        trained: dict of preset: what `gradient_norms` returns for it after training.
+        trained: pairs of the result of a run and what `gradient_norms` returns after it.
         images: (n, height, width, 3) in 0..255.
         labels: (n,) int.
 
@@ -125,8 +129,16 @@ def beside_untrained(
     axes = (0, 1, 2)
     pixels = tuple(images.mean(axis=axes).tolist()), tuple(images.std(axis=axes).tolist())
     norms = {}
-    for preset, after in trained.items():
-        untrained = build_model(preset, normalization=pixels, image_size=images.shape[1])
+    for result, after in trained:
+        preset, config = result["preset"], result["config"]
+        network = get_preset(preset, **{name: config.get(name) for name in NETWORK_CHANGES})
+        untrained = build_model(
+            network,
+            stem=config["stem"],
+            normalization=pixels,
+            image_size=images.shape[1],
+            name=preset,
+        )
         norms[f"{preset}, untrained"] = gradient_norms(untrained, images, labels)
         norms[f"{preset}, trained"] = after
     return norms

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from utils.training.results import device_name, read_result
+from utils.training.results import device_name, read_result, training_env
 
 METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tasks
 
@@ -27,7 +27,7 @@ def results_csv(results_dir: str | Path) -> str:
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
-    config, dataset, env = (result.get(part, {}) for part in ("config", "dataset", "env"))
+    config, dataset, env = result.get("config", {}), result.get("dataset", {}), training_env(result)
     return {
         **{name: result[name] for name in ("run_id", "kind", "status", "task")},
         **{name: result[name] for name in ("preset", "recipe")},
@@ -40,7 +40,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         **result["model"],
         "seconds": result["seconds"].get("total"),
         "device": device_name(result),
-        **{name: env.get(name) for name in ("precision", "backend", "tensorflow")},
+        **{name: env.get(name) for name in ("precision", "backend", "tensorflow", "jax")},
         "commit": env.get("git_commit"),
         "command": result["command"],
     }

@@ -23,7 +23,7 @@ from utils.experiments.search import points, study_table
 from utils.models.presets import PRESETS
 from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
-from utils.training.results import complete_result, load_results, read_result
+from utils.training.results import complete_result, load_results, read_result, training_env
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
 LIBRARIES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -184,9 +184,8 @@ def _symptoms(results_dir: Path) -> list[dict[str, Any]]:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """A result in the appendix."""
-    metrics, run, env = result.get("metrics") or {}, result["run_id"], result["env"]
-    trained = (result.get("legs") or [result])[0]["env"]
-    library = trained.get("backend", "tensorflow")
+    metrics, run, env = result.get("metrics") or {}, result["run_id"], training_env(result)
+    library = env.get("backend", "tensorflow")
     history = next(iter((result.get("history") or {"": []}).values()))
     group = next((title for start, title in GROUPS.items() if run.startswith(f"{start}-")), "")
     is_main = result["kind"] == "train"
@@ -203,8 +202,8 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         "value": metrics.get("top1", metrics.get("iou")),
         "command": result["command"],
         "environment": {
-            **{name: trained.get(name) for name in ("python", "keras", "device", "cpu_count")},
-            "library": f"{LIBRARIES[library]} {trained.get(library)}",
+            **{name: env.get(name) for name in ("python", "keras", "device", "cpu_count")},
+            "library": f"{LIBRARIES[library]} {env.get(library)}",
         },
         "commit": (env.get("git_commit") or "").removesuffix("-dirty")[:7],
         "is_dirty": (env.get("git_commit") or "").endswith("-dirty"),

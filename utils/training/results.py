@@ -195,6 +195,11 @@ def epoch_line(result: dict[str, Any], epoch: int) -> str:
     )
 
 
+def training_env(result: dict[str, Any]) -> dict[str, Any]:
+    """Machine and versions with which a run began to be trained; of others those they ran with."""
+    return (result.get("legs") or [result])[0].get("env", {})
+
+
 def devices_of(result: dict[str, Any]) -> list[str]:
     """Names of the devices on which a run was trained, in their order, each once.
 
