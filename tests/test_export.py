@@ -142,7 +142,7 @@ def test_the_command(tail, shapes, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 1
-    assert "kept weights: complex-tuned-12ep-seed0" in capsys.readouterr().err
+    assert "kept weights: complex-stem-half-100ep-seed0, " in capsys.readouterr().err
 
 
 def test_what_was_measured_on_the_validation_images():

@@ -87,7 +87,7 @@ def test_upload(folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["simpel", "a/b"], "kept weights: complex-tuned-12ep-seed0, .* Received: 'simpel'"),
+        (["simpel", "a/b"], "kept weights: complex-stem-half-100ep-seed0, .* Received: 'simpel'"),
         (["segmentation-simple-seed0", "a/b"], "Received: 'segmentation-simple-seed0'"),
         ([RUN, "fishnet"], "repository must be USER/NAME. Received: 'fishnet'"),
     ],

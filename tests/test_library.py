@@ -58,7 +58,7 @@ def test_masks_keep_their_background():
 
 def test_errors_name_what_there_is(tmp_path):
     with pytest.raises(
-        ValueError, match=r"kept weights: complex-tuned-12ep-seed0, .*Received: 'simpel'"
+        ValueError, match=r"kept weights: complex-stem-half-100ep-seed0, .*Received: 'simpel'"
     ):
         load_weights("simpel")
     with pytest.raises(ValueError, match="kept weights: none; or the path of a .keras file"):
