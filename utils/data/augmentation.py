@@ -95,31 +95,33 @@ def crop_and_resize(images: Any, crops: Any, flipped: Any) -> Any:
     Returns:
         An array like `images`.
     """
-    (count, height, width), (tops, lefts, heights, widths) = images.shape[:3], crops
-    places = np.arange(count)[:, None]
-    mirrored = np.arange(width) + flipped[:, None] * (width - 1 - 2 * np.arange(width))
-    above, below, weight = _neighbors(np.arange(height)[None], tops, heights, height)
-    images = _between(images[places, above], images[places, below], weight[:, :, None, None])
-    left, right, weight = _neighbors(mirrored, lefts, widths, width)
-    place = places[:, :, None], np.arange(height)[:, None]
-    return _between(
-        images[*place, left[:, None]], images[*place, right[:, None]], weight[:, None, :, None]
-    )
+    (height, width), (tops, lefts, heights, widths) = images.shape[1:3], crops
+    images = _enlarge(images, np.arange(height)[None], tops, heights)
+    columns = np.arange(width) + flipped[:, None] * (width - 1 - 2 * np.arange(width))
+    return _enlarge(images.swapaxes(1, 2), columns, lefts, widths).swapaxes(1, 2)
 
 
-def _neighbors(index: Any, start: Any, length: Any, size: int) -> tuple[Any, Any, Any]:
-    """The pixels before and after a pixel of an enlarged part, and the weight of the latter."""
+def _enlarge(images: Any, rows: Any, start: Any, length: Any) -> Any:
+    """Rows of a part of each image, enlarged to the height of the whole.
+
+    Args:
+        images: uint8 (batch, height, width, channels).
+        rows: (batch or 1, rows): which ones of the enlarged part.
+        start: (batch,): the first row of the part.
+        length: (batch,): its rows.
+
+    Returns:
+        uint8 (batch, rows, width, channels).
+    """
+    count, height = images.shape[:2]
     start, length = start[:, None], length[:, None]
-    place = 256 * start + (2 * index + 1) * length * 128 // size - 128
+    place = 256 * start + (2 * rows + 1) * length * 128 // height - 128  # in 1/256 row
     place = place.clip(256 * start, 256 * (start + length - 1))
-    before = place // 256
-    return before, before + (before < start + length - 1), place % 256
-
-
-def _between(before: Any, after: Any, weight: Any) -> Any:
-    """The mean of uint8 arrays; `weight` is that of the second, in 1/256."""
-    weight = weight.astype("uint16")
-    return ((before * (256 - weight) + after * weight + 128) // 256).astype("uint8")
+    above, weight = place // 256, (place % 256)[:, :, None, None].astype("uint16")
+    below = above + (above < start + length - 1)
+    image = np.arange(count)[:, None]
+    mixed = images[image, above] * (256 - weight) + images[image, below] * weight
+    return ((mixed + 128) // 256).astype("uint8")
 
 
 def crop_and_flip_boxes(
