@@ -196,9 +196,9 @@ def test_imagenet_shows_errors_by_family():
 
 
 def test_gap_shows_train_and_val_of_each_row(rows):
-    (axes,) = charts.plot_gap(rows).axes
-    _, train, val = (part.get_offsets()[:, 0] for part in axes.collections)
-    assert list(train) == [0.5, 0.6, 0.55, 0.35]
+    (axes,) = charts.plot_gap(rows.assign(clean=[True, False, False, True])).axes
+    _, clean, running, val = (part.get_offsets()[:, 0] for part in axes.collections)
+    assert (list(clean), list(running)) == ([0.5, 0.35], [0.6, 0.55])
     assert list(val) == [0.46, 0.47, 0.48, 0.25]
     assert ticks(axes.yaxis)[1] == "simple, silu, tuned, 20 epochs"
 

@@ -147,23 +147,24 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
         The matplotlib `Figure`.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(rows) + 1.0))
-    names = [
-        f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs"
-        for _, row in rows.iterrows()
-    ]
+    names = rows.apply(
+        lambda row: f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs", axis=1
+    )
     axes.hlines(names, rows["train top-1"], rows["val top-1"], color="0.6", zorder=1)
     sets = {
-        "training set": ("train top-1", OURS, "black"),
-        "validation set": ("val top-1", OURS, "white"),
+        "training set": ("train top-1", rows["clean"], "black"),
+        "training set, mean of the last epoch": ("train top-1", ~rows["clean"], "0.7"),
+        "validation set": ("val top-1", slice(None), "white"),
     }
-    for label, (column, marker, face) in sets.items():
+    for label, (column, shown, face) in sets.items():
         axes.scatter(
-            rows[column], names, marker=marker, color=face, ec="black", label=label, zorder=2
+            *(rows[column][shown], names[shown]),
+            **{"marker": OURS, "color": face, "ec": "black", "label": label, "zorder": 2},
         )
     axes.set(xlabel="top-1", ylim=(len(rows) - 0.4, -0.6))
     percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(sets))
     return figure
 
 
