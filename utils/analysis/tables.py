@@ -26,9 +26,9 @@ from utils.training.results import (
 
 # What a run may change of its network or recipe; and how it is said, where not by field and value.
 CHANGES = (
-    *("stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights"),
-    *(*RECIPE_CHANGES, "batch_size"),
-)
+    "stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES,
+    "batch_size",
+)  # fmt: skip
 WORDS: dict[tuple[str, object], str] = {
     ("stem", "half"): "stem of stride 2",
     ("stem", "full"): "stem of stride 1",
@@ -38,8 +38,11 @@ WORDS: dict[tuple[str, object], str] = {
 }
 TECHNIQUES = {"image_sizes": "progressive resizing", "crop_area": "resized crops"}
 FIELDS = {
-    **{"batch_norm_momentum": "BatchNorm momentum", "l2": "L2", "ema": "EMA"},
-    **{"label_smoothing": "label smoothing", "batch_size": "batches of"},
+    "batch_norm_momentum": "BatchNorm momentum",
+    "l2": "L2",
+    "label_smoothing": "label smoothing",
+    "ema": "EMA",
+    "batch_size": "batches of",
 }
 Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` returns them
 

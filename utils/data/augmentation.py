@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 CROP_SHARE = 8  # at each border an eighth of the side is reflected before the random crop
-RATIO = (3 / 4, 4 / 3)  # of the width of a resized crop to its height
+RATIO = (3 / 4, 4 / 3)  # of the width of a random crop that is resized to its height
 
 
 def draw_crops_and_flips(

@@ -127,11 +127,11 @@ class TrainingPlan:
         rows = self.order(epoch)[step * size : (step + 1) * size]
         if not self.source.augment:
             return Step(rows)
-        random, side = self._random(epoch, step), self.source.manifest["image_size"]
+        random = self._random(epoch, step)
+        side, least = self.source.manifest["image_size"], self.source.crop_area
         if isinstance(self.arrays, RecordFiles):
             moves, flipped = crops.draw_resized_crops(size, random)
-        elif self.source.crop_area < 1:
-            least = self.source.crop_area
+        elif least < 1:
             moves, flipped = augmentation.draw_resized_crops(size, side, least, random)
         else:
             moves, flipped = augmentation.draw_crops_and_flips(size, side, random)

@@ -24,6 +24,7 @@ from utils.figures.style import (
     label_of,
     percent,
 )
+from utils.training.recipes import family_of
 from utils.training.results import TITLES
 
 SPLITS = {"val": "validation set", "holdout": "hold-out"}
@@ -47,7 +48,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     rows = rows.sort_values(["epochs", "val top-1"])
     rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
-    rows["recipe"] = rows["recipe"].map(_family)
+    rows["recipe"] = rows["recipe"].map(family_of)
     rows = rows.drop_duplicates(["network", "recipe"], keep="last")
     colors = colors_of([*rows["network"], *course.index])
     shown = [
@@ -157,10 +158,8 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
         "validation set": ("val top-1", slice(None), "white"),
     }
     for label, (column, shown, face) in sets.items():
-        axes.scatter(
-            *(rows[column][shown], names[shown]),
-            **{"marker": OURS, "color": face, "ec": "black", "label": label, "zorder": 2},
-        )
+        points = rows[column][shown], names[shown]
+        axes.scatter(*points, marker=OURS, color=face, ec="black", label=label, zorder=2)
     axes.set(xlabel="top-1", ylim=(len(rows) - 0.4, -0.6))
     percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
@@ -183,8 +182,8 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     Returns:
         The matplotlib `Figure`, with a subfigure for each row.
     """
-    recipes = dict.fromkeys(_family(result["recipe"]) for result in results)
-    runs = [[r for r in results if _family(r["recipe"]) == recipe] for recipe in recipes]
+    recipes = dict.fromkeys(family_of(result["recipe"]) for result in results)
+    runs = [[r for r in results if family_of(r["recipe"]) == recipe] for recipe in recipes]
     heights = [2.0 + 0.16 * math.ceil(len(set(map(_run_label, r))) / _columns(r)) for r in runs]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
     rows = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -218,7 +217,7 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
         if named[label] is result:
             line.set_label(label)
-    recipe = _family(runs[0]["recipe"])
+    recipe = family_of(runs[0]["recipe"])
     left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
     right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
     percent(right.yaxis)
@@ -241,14 +240,9 @@ def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
 
 def _run_label(result: Mapping[str, Any]) -> str:
     words = [label_of(network_of(result)), f"{len(result['history']['loss'])} epochs"]
-    if result["recipe"] != _family(result["recipe"]):
+    if result["recipe"] != family_of(result["recipe"]):
         words.insert(1, result["recipe"])
     return ", ".join(words)
-
-
-def _family(recipe: str) -> str:
-    """The name of a recipe without its version."""
-    return recipe.split("-v")[0]
 
 
 def plot_reliability(
@@ -264,7 +258,7 @@ def plot_reliability(
     Returns:
         The matplotlib `Figure`.
     """
-    recipes = [_family(result["recipe"]) for result, _ in tables]
+    recipes = [family_of(result["recipe"]) for result, _ in tables]
     most = max(map(recipes.count, recipes))
     recipes = list(dict.fromkeys(recipes))
     figure, panels = plt.subplots(
@@ -273,7 +267,7 @@ def plot_reliability(
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
-        runs = [run for run in tables if _family(run[0]["recipe"]) == recipe]
+        runs = [run for run in tables if family_of(run[0]["recipe"]) == recipe]
         for (result, table), marker in zip(runs, itertools.cycle("os^vDP"), strict=False):
             error = expected_calibration_error(table)
             axes.plot(

@@ -300,10 +300,15 @@ def current_name(name: str, version: int = 1) -> str:
     return name if is_current else f"{name}-v{version}"
 
 
+def family_of(name: str) -> str:
+    """The name of a recipe without its version."""
+    return name.split("-v")[0]
+
+
 def name_in_runs(name: str) -> str:
     """What a run's name says of its recipe: also its version, from the second on."""
     version = RECIPES[name].version
-    return name.split("-v")[0] + (f"-v{version}" if version > 1 else "")
+    return family_of(name) + (f"-v{version}" if version > 1 else "")
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from utils.data.archives import DatasetError
+from utils.data.augmentation import RATIO
 
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop, as parts of the image
+AREA = (0.08, 1.0)  # of a random crop, as a part of the image
 ATTEMPTS = 10  # crops that are drawn for an image until one fits
 CENTER = 224 / 256  # part of the shorter side that is evaluated
 LIGHTING = 0.1
