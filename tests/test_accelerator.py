@@ -35,7 +35,8 @@ take, feeder = jax.jit(accelerator.take), accelerator.Feeder(True, folder)
 source = Source(data, load_manifest(data), batch_size=24, split="holdout", augment=True, seed=3)
 training, held_out = training_batches(source, epochs=2), evaluation_batches(source)
 resized = training_batches(replace(source, crop_area=0.25), epochs=1)
-for batches, together in ((training, 4), (resized, 2), (held_out, 1)):
+mixed = training_batches(replace(source, cutmix=0.5), epochs=1)
+for batches, together in ((training, 4), (resized, 2), (mixed, 2), (held_out, 1)):
     plans = feeder(batches, together)
     assert len(plans) == len(batches) // together > 1
     for index in range(len(plans)):
@@ -53,7 +54,8 @@ def config_of(name):
     return RunConfig(
         precision="float32",
         dataset="tiny-shapes", preset="small", recipe="tuned", batch_size=24, epochs=1,
-        learning_rate=0.001, image_sizes="32x1", split="holdout", checkpoint_every="3 steps",
+        learning_rate=0.001, cutmix=0.5, image_sizes="32x1", split="holdout",
+        checkpoint_every="3 steps",
         data_dir=str(data), run_dir=str(folder / name),
     )
 

@@ -7,7 +7,10 @@ from utils.data.augmentation import (
     crop_and_flip_boxes,
     crop_and_resize,
     draw_crops_and_flips,
+    draw_cuts,
     draw_resized_crops,
+    mix_images,
+    mix_labels,
 )
 
 
@@ -73,6 +76,32 @@ def test_resized_crops_show_the_least_area_and_more():
         assert (starts + sides).max() == 64
         small = sides < 40
         assert len(set(starts[small])) > 24
+
+
+def test_mixed_images_have_their_labels_in_proportion():
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (10, 20, 30)])
+    # top, left, bottom, right: 8 of 64 pixels, 48 of them; the third one has no neighbor
+    cuts = np.array([[0, 0, 0], [6, 0, 0], [4, 8, 8], [8, 6, 4]])
+    mixed = mix_images(images, cuts)
+    assert mixed.dtype == np.uint8
+    np.testing.assert_array_equal(mixed[0, :4, 6:], 20)
+    np.testing.assert_array_equal(mixed[1, :, :6], 10)
+    own = np.array([10, 20, 30], np.uint8)[:, None, None, None]
+    assert (mixed == own).all(axis=3).sum(axis=(1, 2)).tolist() == [56, 16, 64]
+    labels = mix_labels(np.array([1, 2, 3]), cuts, 8)
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, [[1, 2, 8 / 64], [1, 2, 16 / 64], [3, 3, 0.5]])
+
+
+def test_cuts_have_any_area_and_end_at_the_border():
+    top, left, bottom, right = draw_cuts(4000, 64, 0.5, np.random.RandomState(0))
+    areas = (bottom - top) * (right - left) / 64**2
+    assert np.mean(areas > 0) == pytest.approx(0.5, abs=0.03)
+    assert min(top.min(), left.min()) == 0
+    assert max(bottom.max(), right.max()) == 64
+    assert areas.max() > 0.9
+    # A square of area a around any pixel shows, of each side s = sqrt(a), s - s * s / 4.
+    assert np.mean(areas[areas > 0]) == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.02)
 
 
 def test_masks_move_like_images():

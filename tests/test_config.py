@@ -97,6 +97,7 @@ def test_numbers_as_yaml_reads_them():
         ("flip", "never", "flip must be one of random, alternating"),
         ("crop_area", 0.0, "crop_area must be in (0, 1]"),
         ("crop_area", 1.5, "crop_area must be in (0, 1]"),
+        ("cutmix", 1.5, "cutmix must be in [0, 1]"),
         ("label_smoothing", -0.1, "label_smoothing must be in [0, 1)"),
         ("ema", 1.0, "ema must be in [0, 1)"),
         ("fraction", 0.0, "fraction must be a number in (0, 1]"),
@@ -162,7 +163,12 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
         ),
         (
             {"crop_area": 0.25, "recipe": "course"},
-            "set augment to true. Received: augment=False, crop_area=0.25, flip='random'",
+            "set augment to true. Received: augment=False, crop_area=0.25, flip='random', cutmix",
+        ),
+        ({"cutmix": 0.5, "recipe": "course"}, "crop_area, flip and cutmix are of augmented images"),
+        (
+            {"cutmix": 0.5, "task": "segmentation", "dataset": "tiny-shapes"},
+            "cutmix must be 0 for any task but classification: boxes and masks are not mixed.",
         ),
         ({"preset": "resnet50", "zero_init": True}, "zero_init cannot be changed in resnet50"),
     ],

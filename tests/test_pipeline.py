@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from utils.data import pipeline, plan
 from utils.data.archives import DatasetError
-from utils.data.augmentation import crop_and_resize
+from utils.data.augmentation import crop_and_resize, mix_images, mix_labels
 from utils.data.manifest import evaluation_size, load_manifest, training_size
 from utils.data.pipeline import evaluation_batches, feed, training_batches
 from utils.data.plan import Source
@@ -39,7 +39,7 @@ def test_alternating_flips_show_both_sides_of_an_image_in_two_epochs(source):
     source = replace(source, augment=True, flip="alternating", batch_size=96, seed=1)
     plan = training_batches(source, epochs=4).plan
     epochs = [{}, {}, {}, {}]
-    for index, (rows, (_, flipped)) in enumerate(plan):
+    for index, (rows, (_, flipped), _) in enumerate(plan):
         epochs[index // source.steps].update(zip(rows.tolist(), flipped.tolist(), strict=True))
     first, second, *later = epochs
     assert sorted(first) == list(range(24 * 12))
@@ -87,7 +87,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(source):
 def test_the_numbers_do_not_change_between_versions(source):
     """A run of another version of NumPy or of this project would go on otherwise."""
     plan = training_batches(replace(source, augment=True, seed=7), epochs=2).plan
-    rows, (offsets, flipped) = plan[10]
+    rows, (offsets, flipped), _ = plan[10]
     assert rows[:8].tolist() == [167, 261, 189, 257, 0, 72, 119, 216]
     assert offsets[:, :4].tolist() == [[7, -7, 4, -5], [7, -5, -4, -2]]
     assert flipped[:8].tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
@@ -96,7 +96,7 @@ def test_the_numbers_do_not_change_between_versions(source):
 def test_resized_crops(source):
     source = replace(source, augment=True, crop_area=0.3, seed=7)
     batches = training_batches(source, epochs=2)
-    _, (crops, flipped) = batches.plan[10]
+    _, (crops, flipped), _ = batches.plan[10]
     assert crops[:, :3].tolist() == [[14, 9, 12], [8, 1, 0], [50, 50, 36], [48, 61, 44]]
     assert (crops[2] * crops[3]).min() >= 0.28 * 64**2
     images, labels = batches[10]
@@ -105,6 +105,23 @@ def test_resized_crops(source):
     np.testing.assert_array_equal(images, crop_and_resize(whole, crops, flipped))
     alternating = training_batches(replace(source, flip="alternating"), epochs=2).plan[10]
     np.testing.assert_array_equal(alternating.moves[0], crops)
+
+
+def test_mixed_images(source):
+    source = replace(source, augment=True, seed=7)
+    whole = training_batches(source, epochs=1)
+    mixed = training_batches(replace(source, cutmix=0.5), epochs=1)
+    cuts = mixed.plan[5].cuts
+    assert cuts[:, :4].tolist() == [
+        [30, 20, 31, 26],
+        [3, 50, 45, 25],
+        [30, 30, 31, 26],
+        [3, 61, 45, 25],
+    ]
+    images, labels = whole[5]
+    found, targets = mixed[5]
+    np.testing.assert_array_equal(found, mix_images(images, cuts))
+    np.testing.assert_array_equal(targets, mix_labels(labels, cuts, 64))
 
 
 def test_class_order(source, monkeypatch):
@@ -174,7 +191,7 @@ def test_several_devices_and_processes(source):
     np.testing.assert_array_equal(np.concatenate([w for *_, w in whole]), [1] * 96 + [0] * 24)
     np.testing.assert_array_equal(labels_of(whole)[:96], labels_of(alone))
     assert not whole[2][0][16:].any()
-    source = replace(source, augment=True)
+    source = replace(source, augment=True, cutmix=0.5)
     together = training_batches(source, epochs=1)
     parts = [training_batches(source, epochs=1, devices=Devices(2, i, 2)) for i in (0, 1)]
     joined = [np.concatenate(part) for part in zip(*(part[3] for part in parts), strict=True)]

@@ -56,6 +56,21 @@ def test_label_smoothing():
     np.testing.assert_allclose(cross_entropy(0.1)(np.array([0]), logits), [expected], rtol=1e-5)
 
 
+def test_loss_and_metrics_of_mixed_images():
+    logits = np.float32([[2, 0, -1], [0, 1, 3]])
+    targets = np.float32([[0, 2, 0.25], [1, 2, 0.5]])
+    loss = TASKS["classification"].loss(0.1)
+    larger, smaller = (np.asarray(loss(targets[:, i].astype(int), logits)) for i in (0, 1))
+    expected = [0.75 * larger[0] + 0.25 * smaller[0], (larger[1] + smaller[1]) / 2]
+    np.testing.assert_allclose(loss(targets, logits), expected, rtol=1e-6)
+    for metric in TASKS["classification"].metrics(3):
+        metric.update_state(targets, logits)
+        mixed = float(metric.result())
+        metric.reset_state()
+        metric.update_state(targets[:, 0].astype(int), logits)
+        assert mixed == float(metric.result()), metric.name
+
+
 def test_metrics_of_localization():
     metrics = {metric.name: metric for metric in TASKS["localization"].metrics(3)}
     targets = np.float32([[0, 0, 0, 1, 1], [1, 0, 0, 1, 1], [2, 0, 0, 1, 1]])

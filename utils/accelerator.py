@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from utils import environment
-from utils.data.augmentation import crop_and_resize, reflect
+from utils.data.augmentation import crop_and_resize, mix_images, mix_labels, reflect
 from utils.data.pipeline import Batches, feed
 from utils.data.read_records import Arrays
 from utils.devices import Devices
@@ -85,8 +85,8 @@ class OnDevice(Resized):
         return jax.tree.map(lambda x: x[-1], logs), state
 
 
-def take(images: Any, rows: Any, moves: Any, flipped: Any) -> Any:
-    """Takes images from an array, crops them and flips some.
+def take(images: Any, rows: Any, moves: Any, flipped: Any, cuts: Any = None) -> Any:
+    """Takes images from an array, crops them, flips some and mixes some.
 
     Args:
         images: uint8 (n, height, width, channels), on the device.
@@ -94,10 +94,16 @@ def take(images: Any, rows: Any, moves: Any, flipped: Any) -> Any:
         moves: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`; or (batch, 4), of
             `draw_resized_crops`.
         flipped: bool (batch,).
+        cuts: int32 (batch, 4), otherwise as those of `draw_cuts`; None: no image is mixed.
 
     Returns:
-        uint8 (batch, height, width, channels), as `crop_and_flip` or `crop_and_resize` gives them.
+        uint8 (batch, height, width, channels), as `utils.data.pipeline.read` gives them.
     """
+    moved = _move(images, rows, moves, flipped)
+    return moved if cuts is None else mix_images(moved, cuts.T)
+
+
+def _move(images: Any, rows: Any, moves: Any, flipped: Any) -> Any:
     import jax.numpy as jnp
 
     if moves.shape[1] == 4:
@@ -135,7 +141,16 @@ class Plans(keras.utils.PyDataset):
         if drawn := [step.moves for step in steps if step.moves]:
             moves = np.concatenate([moves.T for moves, _ in drawn])
             flipped = np.concatenate([flipped for _, flipped in drawn])
-        return ((rows, moves, flipped), self.images), self.arrays.labels[rows]
+        labels = self.arrays.labels[rows]
+        cuts = [step.cuts for step in steps if step.cuts is not None]
+        if not cuts:
+            return ((rows, moves, flipped), self.images), labels
+        mixed = [
+            mix_labels(*part, self.images.shape[1])
+            for part in zip(np.split(labels, len(steps)), cuts, strict=True)
+        ]
+        mixing = np.concatenate(cuts, axis=1).T
+        return ((rows, moves, flipped, mixing), self.images), np.concatenate(mixed)
 
 
 class Feeder:

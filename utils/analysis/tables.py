@@ -36,7 +36,11 @@ WORDS: dict[tuple[str, object], str] = {
     ("zero_init", True): "zero init",
     ("logits_bn", True): "BatchNorm on logits",
 }
-TECHNIQUES = {"image_sizes": "progressive resizing", "crop_area": "resized crops"}
+TECHNIQUES = {
+    "image_sizes": "progressive resizing",
+    "crop_area": "resized crops",
+    "cutmix": "CutMix",
+}
 FIELDS = {
     "batch_norm_momentum": "BatchNorm momentum",
     "l2": "L2",

@@ -1,4 +1,4 @@
-"""Random crops and horizontal flips of a batch, and what they do to boxes and masks."""
+"""Random crops and horizontal flips of a batch, what they do to boxes and masks, and CutMix."""
 
 from typing import Any
 
@@ -122,6 +122,73 @@ def _enlarge(images: Any, rows: Any, start: Any, length: Any) -> Any:
     image = np.arange(count)[:, None]
     mixed = images[image, above] * (256 - weight) + images[image, below] * weight
     return ((mixed + 128) // 256).astype("uint8")
+
+
+def draw_cuts(
+    count: int, image_size: int, share: float, random: np.random.RandomState
+) -> np.ndarray:
+    """Draws which part of each image of a batch is replaced by another image's.
+
+    Args:
+        count: images.
+        image_size: their height and width, in pixels.
+        share: of the images in which anything is replaced.
+        random: all that the result depends on.
+
+    Returns:
+        int32 (4, count), top, left, bottom and right in pixels, the last two exclusive: squares
+        of any area up to the whole, cut off at the border.
+
+    Source:
+        Yun et al., "CutMix", ICCV 2019, section 3.1, with its alpha of 1.
+    """
+    mixed = random.uniform(size=count) < share
+    area, *center = random.uniform(size=(3, count))
+    side = np.sqrt(area * mixed)
+    corners = np.concatenate([center - side / 2, center + side / 2])
+    return (corners.clip(0, 1) * image_size).round().astype(np.int32)
+
+
+def mix_images(images: Any, cuts: Any) -> Any:
+    """Replaces a part of each image by that of its neighbor: the images of a batch are in pairs.
+
+    Args:
+        images: uint8 (batch, height, width, channels), of NumPy or of JAX.
+        cuts: see `draw_cuts`.
+
+    Returns:
+        An array like `images`.
+    """
+    count, height, width = images.shape[:3]
+    (top, left, bottom, right), rows = cuts[:, :, None, None], np.arange(height)[:, None]
+    columns = np.arange(width)
+    cut = (top <= rows) & (rows < bottom) & (left <= columns) & (columns < right)
+    return images * ~cut[..., None] + images[_neighbors(count)] * cut[..., None]
+
+
+def mix_labels(labels: np.ndarray, cuts: np.ndarray, image_size: int) -> np.ndarray:
+    """What `mix_images` makes of the labels.
+
+    Args:
+        labels: int (batch,).
+        cuts: see `draw_cuts`.
+        image_size: height and width of the images, in pixels.
+
+    Returns:
+        float32 (batch, 3): the label of the larger part of each image, that of the smaller part,
+        and the share of the smaller part.
+    """
+    top, left, bottom, right = cuts
+    share = (bottom - top) * (right - left) / image_size**2
+    others = labels[_neighbors(len(labels))]
+    smaller = share <= 0.5
+    both = [np.where(smaller, labels, others), np.where(smaller, others, labels)]
+    return np.stack([*both, np.minimum(share, 1 - share)], axis=1).astype(np.float32)
+
+
+def _neighbors(count: int) -> np.ndarray:
+    """1, 0, 3, 2, ...; the same in each process of several with even shares of a batch."""
+    return (np.arange(count) ^ 1).clip(max=count - 1)
 
 
 def crop_and_flip_boxes(

@@ -7,7 +7,13 @@ import keras
 import numpy as np
 
 from utils.data.archives import DatasetError
-from utils.data.augmentation import crop_and_flip, crop_and_flip_boxes, crop_and_resize
+from utils.data.augmentation import (
+    crop_and_flip,
+    crop_and_flip_boxes,
+    crop_and_resize,
+    mix_images,
+    mix_labels,
+)
 from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import SPLITS, Manifest, check_choice
 from utils.data.plan import (
@@ -69,10 +75,18 @@ def read(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]
         task: what the targets are.
 
     Returns:
-        (uint8 images (batch, height, width, 3), targets): for classification int32 labels (batch,);
-        for localization float32 (batch, 5), label and box as xmin, ymin, xmax, ymax in [0, 1]; for
-        segmentation uint8 masks (batch, height, width).
+        (uint8 images (batch, height, width, 3), targets): for classification int32 labels (batch,),
+        or those of `mix_labels` where images are mixed; for localization float32 (batch, 5), label
+        and box as xmin, ymin, xmax, ymax in [0, 1]; for segmentation uint8 masks (batch, height,
+        width).
     """
+    images, targets = _read_each(arrays, step, task)
+    if step.cuts is None:
+        return images, targets
+    return mix_images(images, step.cuts), mix_labels(targets, step.cuts, images.shape[1])
+
+
+def _read_each(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(arrays, RecordFiles):
         return arrays.read(step.rows, step.moves)
     images = arrays.images[step.rows]

@@ -1,4 +1,4 @@
-"""The plan of a run's batches: which images each holds, and how they are cropped and flipped.
+"""The plan of a run's batches: which images each holds, and how they are augmented.
 
 The plan of a step is a function of (seed, epoch, step) alone, so a run that is interrupted and
 continued sees the same batches as one that is not. `utils.data.pipeline` carries it out.
@@ -50,6 +50,7 @@ class Source:
     augment: bool = False  # whether training images are cropped and flipped at random
     crop_area: float = 1.0  # where they are; see `Recipe`
     flip: str = "random"  # likewise; or "alternating": each one in every second epoch
+    cutmix: float = 0.0  # share of the training images that are mixed with another one
     seed: int = 0  # with the epoch and the step, all that order and augmentation depend on
 
     def __post_init__(self) -> None:
@@ -76,10 +77,12 @@ class Step(NamedTuple):
     # Of `draw_crops_and_flips` or `draw_resized_crops`; for ImageNet of its own function of that
     # name. All have the images last.
     moves: tuple[np.ndarray, np.ndarray] | None = None
+    cuts: np.ndarray | None = None  # of `draw_cuts`
 
     def part(self, own: slice) -> "Step":
         """The plan of some of its images."""
-        return Step(self.rows[own], self.moves and (self.moves[0][:, own], self.moves[1][own]))
+        moves = self.moves and (self.moves[0][:, own], self.moves[1][own])
+        return Step(self.rows[own], moves, None if self.cuts is None else self.cuts[:, own])
 
 
 class TrainingPlan:
@@ -137,7 +140,9 @@ class TrainingPlan:
             moves, flipped = augmentation.draw_crops_and_flips(size, side, random)
         if self.source.flip == "alternating":
             flipped = self.flipped_first[rows] ^ bool(epoch % 2)
-        return Step(rows, (moves, flipped))
+        mixed = self.source.cutmix
+        cuts = augmentation.draw_cuts(size, side, mixed, random) if mixed else None
+        return Step(rows, (moves, flipped), cuts)
 
     def _random(self, *key: int) -> np.random.RandomState:
         return np.random.RandomState(

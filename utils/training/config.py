@@ -31,7 +31,8 @@ NETWORK_CHANGES = (
 # Fields that change the recipe, where they are not None.
 RECIPE_CHANGES = (
     "optimizer", "learning_rate", "warmup", "schedule", "plateau_patience", "l2", "weight_decay",
-    "augment", "standardize", "crop_area", "flip", "label_smoothing", "ema", "image_sizes",
+    "augment", "standardize", "crop_area", "flip", "cutmix", "label_smoothing", "ema",
+    "image_sizes",
 )  # fmt: skip
 
 # Fields whose value, where it is not the default, is part of the run's name.
@@ -145,6 +146,7 @@ class RunConfig:
     augment: bool | None = None  # random crops and horizontal flips
     crop_area: float | None = None  # least share of an image in such a crop; 1: it is only shifted
     flip: str | None = None  # where augmented, random; or alternating: each in every second epoch
+    cutmix: float | None = None  # share of augmented images of which another one replaces a part
     standardize: bool | None = None  # per-channel mean and deviation, otherwise / 255
     label_smoothing: float | None = None  # part of the target that is spread over all classes
     ema: float | None = None  # momentum of an average of the weights, evaluated too; 0: none
@@ -193,6 +195,11 @@ class RunConfig:
                 "crop_area must be 1 for any task but classification, whose boxes and masks are "
                 "not resized, and for dataset imagenet, which has its own crops. "
                 f"Received: crop_area={self.full_recipe.crop_area!r}"
+            )
+        if self.full_recipe.cutmix and self.task != "classification":
+            raise ValueError(
+                "cutmix must be 0 for any task but classification: boxes and masks are not mixed. "
+                f"Received: cutmix={self.full_recipe.cutmix!r}"
             )
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(

@@ -74,6 +74,7 @@ class Recipe:
     # and shifted by up to an eighth of it. Only where images are augmented.
     crop_area: float = 1.0
     flip: str = "random"  # in `FLIPS`; how images are flipped where they are augmented
+    cutmix: float = 0.0  # share of the augmented images of which another one replaces a part
     standardize: bool = False  # per-channel mean and deviation of the training set; otherwise / 255
     label_smoothing: float = 0.0  # part of the target that is spread over all classes
     ema: float = 0.0  # momentum of a moving average of the weights, evaluated beside them; 0: none
@@ -91,6 +92,7 @@ class Recipe:
         for name, required, valid in (
             ("flip", f"one of {', '.join(FLIPS)}", self.flip in FLIPS),
             ("crop_area", "in (0, 1]", 0 < self.crop_area <= 1),
+            ("cutmix", "in [0, 1]", 0 <= self.cutmix <= 1),
             ("schedule", f"one of {', '.join(SCHEDULES)}", self.schedule in SCHEDULES),
             ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
@@ -107,10 +109,11 @@ class Recipe:
                 f"weight_decay is for {' and '.join(DECOUPLED)}; {self.optimizer} has l2. "
                 f"Received: weight_decay={self.weight_decay!r}"
             )
-        if not self.augment and (self.crop_area < 1 or self.flip != "random"):
+        if not self.augment and (self.crop_area < 1 or self.flip != "random" or self.cutmix):
             raise ValueError(
-                "crop_area and flip are of augmented images; set augment to true. Received: "
-                f"augment={self.augment!r}, crop_area={self.crop_area!r}, flip={self.flip!r}"
+                "crop_area, flip and cutmix are of augmented images; set augment to true. "
+                f"Received: augment={self.augment!r}, crop_area={self.crop_area!r}, "
+                f"flip={self.flip!r}, cutmix={self.cutmix!r}"
             )
         if self.warmup and self.plateau_patience:
             raise ValueError(

@@ -111,6 +111,18 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable:
     return loss
 
 
+def _classification_loss(label_smoothing: float = 0.0) -> Callable:
+    classify = cross_entropy(label_smoothing)
+
+    def loss(targets: Any, logits: Any) -> Any:
+        if len(targets.shape) == 1:
+            return classify(targets, logits)
+        label, other, share = ops.unstack(targets, axis=1)  # see `mix_labels`
+        return (1 - share) * classify(label, logits) + share * classify(other, logits)
+
+    return loss
+
+
 def _localization_loss(label_smoothing: float = 0.0) -> Callable:
     classify = cross_entropy(label_smoothing)
 
@@ -137,18 +149,31 @@ def _mean(function: Callable, name: str) -> keras.metrics.Metric:
     return keras.metrics.MeanMetricWrapper(function, name=name)
 
 
-def _classification_metrics(num_classes: int) -> list[keras.metrics.Metric]:
+def _label_metrics(logits_of: Callable) -> list[keras.metrics.Metric]:
+    """Metrics of the label, or of the first number of each target; of the logits in the outputs."""
+
+    def top5(labels: Any, logits: Any) -> Any:
+        return keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, k=5)
+
+    def metric(function: Callable, name: str) -> keras.metrics.Metric:
+        def of_label(targets: Any, outputs: Any) -> Any:
+            labels = targets if len(targets.shape) == 1 else targets[:, 0]
+            return function(labels, logits_of(outputs))
+
+        return _mean(of_label, name)
+
     return [
-        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-        keras.metrics.SparseCategoricalAccuracy("top1"),
-        keras.metrics.SparseTopKCategoricalAccuracy(5, "top5"),
+        metric(cross_entropy(), "cross_entropy"),
+        metric(keras.metrics.sparse_categorical_accuracy, "top1"),
+        metric(top5, "top5"),
     ]
 
 
-def _localization_metrics(num_classes: int) -> list[keras.metrics.Metric]:
-    def of_classes(metric: Callable) -> Callable:
-        return lambda targets, outputs: metric(targets[:, 0], outputs[:, :-4])
+def _classification_metrics(num_classes: int) -> list[keras.metrics.Metric]:
+    return _label_metrics(lambda outputs: outputs)
 
+
+def _localization_metrics(num_classes: int) -> list[keras.metrics.Metric]:
     def iou(targets: Any, outputs: Any) -> Any:
         return intersection_over_union(targets[:, 1:], outputs[:, -4:])
 
@@ -156,13 +181,8 @@ def _localization_metrics(num_classes: int) -> list[keras.metrics.Metric]:
         correct = keras.metrics.sparse_categorical_accuracy(targets[:, 0], outputs[:, :-4])
         return correct * ops.cast(iou(targets, outputs) >= 0.5, "float32")
 
-    def top5(labels: Any, logits: Any) -> Any:
-        return keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, k=5)
-
     return [
-        _mean(of_classes(cross_entropy()), "cross_entropy"),
-        _mean(of_classes(keras.metrics.sparse_categorical_accuracy), "top1"),
-        _mean(of_classes(top5), "top5"),
+        *_label_metrics(lambda outputs: outputs[:, :-4]),
         _mean(iou, "iou"),
         _mean(localized, "localized"),
     ]
@@ -181,7 +201,7 @@ def _segmentation_metrics(num_classes: int) -> list[keras.metrics.Metric]:
 
 TASKS = {
     "classification": Task(
-        loss=cross_entropy,
+        loss=_classification_loss,
         metrics=_classification_metrics,
     ),
     # targets (batch, 5): label and box, xmin, ymin, xmax, ymax in [0, 1]; outputs logits and box

@@ -35,6 +35,7 @@ def source_of(config: ResolvedConfig, manifest: Manifest) -> Source:
         augment=config.full_recipe.augment,
         crop_area=config.full_recipe.crop_area,
         flip=config.full_recipe.flip,
+        cutmix=config.full_recipe.cutmix,
         seed=config.seed,
     )
 
