@@ -112,6 +112,10 @@ def test_steps_are_counted_one_by_one_where_several_are_one_program():
     assert saved == [60, 105, 150, 210, 255, 300, 360]
     with pytest.raises(Diverged):
         measurements.on_train_batch_end(2, {"loss": math.nan})
+    state.step = 100
+    with pytest.raises(Diverged):  # and no checkpoint takes the place of an earlier one
+        checkpoints.on_train_batch_end(0, {"loss": math.nan})
+    assert len(saved) == 7
 
 
 def test_only_classifiers_on_one_gpu_of_jax_keep_their_images(monkeypatch):

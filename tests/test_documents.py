@@ -65,15 +65,9 @@ def test_links_lead_somewhere(path):
         assert not heading or heading in anchors, target
 
 
-def test_the_readme_is_in_the_order_of_a_visitor():
+def test_what_the_readme_folds_away_ends():
     text = Path("README.md").read_text()
-    marks = ["/badge/license", "![FishNet as built", "## Results", "## Quick start", "## What next",
-             "## Gallery", "## Use FishNet", "<details><summary>Where", "## License"]  # fmt: skip
-    places = [text.index(mark) for mark in marks]
-    assert places == sorted(places)
-    gallery = text[text.index("## Gallery") : text.index("## Use FishNet")]
-    assert len(re.findall(r"!\[[^]]+\]\(figures/\w+\.png\) \| \*\*", gallery)) == 6
-    assert text.count("<details>") == text.count("</details>")
+    assert text.count("<details>") == text.count("</details>") > 0
 
 
 PROSE = [

@@ -49,7 +49,7 @@ def test_a_png_of_256_colors_and_a_pdf_only_when_asked(tmp_path):
     assert image.width == pytest.approx(style.WIDTH * style.DPI, rel=0.05)
 
 
-def test_committed_figures_are_small_and_used():
+def test_committed_figures_are_small_and_as_pdf_where_the_report_has_them():
     sizes = {path.name: path.stat().st_size for path in Path("figures").iterdir()}
     assert max(sizes.values()) < 400_000
     assert sum(sizes.values()) < 4_000_000

@@ -32,9 +32,9 @@ def test_a_compact_model_loads_as_float32(model, tmp_path):
 
 def test_a_compact_model_has_the_same_bytes_each_time(model, tmp_path):
     model.save(tmp_path / "model.keras")
-    for name in ("a", "b"):
-        compact_model(tmp_path / "model.keras", tmp_path / name)
-        time.sleep(1.1)  # some formats store the second
+    compact_model(tmp_path / "model.keras", tmp_path / "a")
+    time.sleep(1.1)  # some formats store the second
+    compact_model(tmp_path / "model.keras", tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with zipfile.ZipFile(tmp_path / "model.keras") as old, zipfile.ZipFile(tmp_path / "a") as new:
         assert old.namelist() == new.namelist()

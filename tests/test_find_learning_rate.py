@@ -10,6 +10,7 @@ import pytest
 from utils.figures.run_charts import plot_sweep
 from utils.training import find_learning_rate
 from utils.training.find_learning_rate import suggested_rate, sweep_learning_rates
+from utils.training.loop import network
 
 
 def test_the_suggestion_is_a_tenth_of_where_the_smoothed_loss_is_lowest():
@@ -29,25 +30,39 @@ def test_the_suggestion_is_a_tenth_of_where_the_smoothed_loss_is_lowest():
 
 
 @pytest.mark.tracing
-def test_a_sweep_leaves_nothing(make_config, tmp_path):
+def test_a_sweep_leaves_nothing(make_config, tmp_path, monkeypatch):
+    models = []
+
+    def compiled_model(*given):
+        built = network.compiled_model(*given)
+        models.append(built[0])
+        return built
+
+    monkeypatch.setattr(find_learning_rate, "compiled_model", compiled_model)
     sweep = sweep_learning_rates(make_config(batch_size=48), steps=8)  # of six steps an epoch
+    schedule = models[0].optimizer.get_config()["learning_rate"]["config"]
+    # What a run of this batch size makes of it.
+    assert schedule["initial_learning_rate"] == pytest.approx(1e-5 * (48 / 256) ** 0.5)
     assert list(sweep["learning_rate"]) == pytest.approx(np.geomspace(1e-5, 10, 8))
     assert sweep["loss"][0] == pytest.approx(np.log(24), rel=0.3)  # an untrained network's
     assert sweep["smoothed"][0] == pytest.approx(sweep["loss"].mean(), rel=1e-5)
     assert not (tmp_path / "run").exists()
 
 
-def test_steps_after_the_loss_has_diverged_are_left_out():
+@pytest.mark.parametrize("last", [30, np.nan])
+def test_steps_after_the_loss_has_diverged_are_left_out(last):
     class Bar:
         def update(self):
             pass
 
+    steps = [3.0] * 20 + [30.0, last]
+    means = np.cumsum(steps) / np.arange(1, 23)  # what Keras logs
     losses = find_learning_rate._Losses(Bar())
-    for step in range(40):
-        losses.on_train_batch_end(step, {"loss": 3.0})
-    assert losses.found == pytest.approx([3.0] * 40)
+    for step in range(21):
+        losses.on_train_batch_end(step, {"loss": means[step]})
     with pytest.raises(find_learning_rate._Diverged):
-        losses.on_train_batch_end(40, {"loss": np.nan})
+        losses.on_train_batch_end(21, {"loss": means[21]})
+    assert losses.found == pytest.approx(steps, nan_ok=True)
 
 
 STAND_IN = """

@@ -65,5 +65,15 @@ def test_errors_name_what_there_is(tmp_path):
         load_weights("simple", weights_dir=tmp_path)
     with pytest.raises(ValueError, match="multiple of the total stride of simple, 32.*: 100"):
         load_weights("simple-tuned-8ep-seed0", image_size=100)
+
+
+def test_a_network_with_a_box_for_images_of_another_size():
+    trained = load_weights("localization-simple-seed0")
+    model = load_weights("localization-simple-seed0", image_size=96, num_classes=7)
+    assert model.output.shape == (None, 11)
+    box, rescaling = model.get_layer("box"), model.get_layer("box_rescaling")
+    assert rescaling.scale == pytest.approx(box.kernel.shape[0] ** -0.5)
+    ours, theirs = (m.get_layer("stem_conv1").kernel for m in (model, trained))
+    np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(AttributeError, match="'utils.models' has no attribute 'load_weight'"):
         _ = utils.models.load_weight

@@ -5,7 +5,9 @@ import keras
 import numpy as np
 import pytest
 
+from utils.data.manifest import load_manifest
 from utils.training import predictions
+from utils.training.loop import network
 
 
 @pytest.fixture
@@ -59,6 +61,60 @@ def test_the_weights_of_a_run_that_was_made_again_replace_the_kept_ones(config):
     model.weights[0].assign([[2.0], [3.0]])
     model.save(f"{config.run_dir}/model.keras")
     assert predictions.kept_model(config).get_weights()[0].ravel().tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataset", "kept"),
+    [
+        ("train", "tiny-imagenet", True),
+        ("ablation", "tiny-imagenet", False),
+        *(("train", name, False) for name in ("tiny-imagenet-like", "tiny-shapes", "folder")),
+    ],
+)
+def test_what_real_runs_leave_is_to_be_committed(kind, dataset, kept):
+    result = {"run_id": "a", "kind": kind, "dataset": {"name": dataset}}
+    assert predictions.is_kept(result) == kept
+    path = predictions.predictions_path("results/a.json", "runs/a", result)
+    assert path == Path("results/a.npz" if kept else "runs/a/a.npz")
+
+
+def test_the_accuracy_with_mirror_images_is_of_the_mean(make_config, monkeypatch):
+    """The first image is taken for class 1, of which its mirror image is surer not to be."""
+    config = make_config().resolve()
+    source = network.source_of(config, load_manifest(config.data_dir))
+    seen = []
+
+    def predict(model, batches):
+        seen.append(np.concatenate([images for images, _ in batches]))
+        labels = np.concatenate([labels for _, labels in batches])
+        found = np.eye(24)[labels]
+        if len(seen) == 1:
+            found[0] = np.eye(24)[labels[0] - 1] * 0.6 + np.eye(24)[labels[0]] * 0.4
+            found[1] = np.eye(24)[labels[1] - 1]
+        else:
+            found[1] = np.eye(24)[labels[1] - 1]
+        return found
+
+    monkeypatch.setattr(predictions, "_predict", predict)
+    Path(config.run_dir).mkdir()
+    result = {"run_id": "run", "kind": "ablation", "dataset": {"name": "tiny-shapes"}}
+    assert predictions.keep_predictions(config, None, source, result) == {
+        "top1": 95 / 96, "split": "val",
+    }  # fmt: skip
+    np.testing.assert_array_equal(seen[1], seen[0][:, :, ::-1])
+
+
+def test_each_run_keeps_the_same_images(tmp_path):
+    kept = predictions.load_predictions("report/results/simple-tuned-8ep-seed0.npz")
+    predictions.save_predictions(
+        tmp_path / "a.npz",
+        probabilities=np.full((10_000, 200), 1 / 200),
+        labels=kept["labels"],
+        manifest={"words": kept["words"]},
+        images=[b"x"] * 10_000,
+    )
+    sample = predictions.load_predictions(tmp_path / "a.npz")["sample"][: predictions.SAMPLES]
+    np.testing.assert_array_equal(sample, kept["sample"][: predictions.SAMPLES])
 
 
 def test_weights_that_are_too_large_to_keep_can_be_loaded(config, monkeypatch):

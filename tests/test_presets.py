@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.models import presets
+from utils.models.fishnet import build_fishnet
 from utils.models.presets import (
     PRESETS,
     BaselineConfig,
@@ -38,8 +39,9 @@ def test_config_is_frozen():
         PRESETS["simple"].network_planes = (1,) * 11
 
 
-def test_unusual_widths_that_can_be_built_are_accepted():
-    FishNetConfig(**with_planes(p0=6, p1=10, p8=50, p9=4, p10=7, p7=46, p6=36, p5=8, p2=28))
+def test_unusual_widths_can_be_built():
+    planes = with_planes(p0=6, p1=10, p8=50, p9=4, p10=7, p7=46, p6=36, p5=8, p2=28)
+    assert build_fishnet(FishNetConfig(**planes), image_size=32).output.shape == (None, 200)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from utils.analysis.predictions import (
     first_epoch_above,
     per_class_accuracy,
 )
-from utils.files import replacing
 from utils.models.build import count_parameters
 from utils.training import results
 from utils.training.config import RunConfig
@@ -155,15 +154,6 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     clean = tables.results_table([make_result(metrics_train={"top1": 0.7})])
     assert clean["clean train top-1"][0] == 0.7
     assert (row["course report: val top-1"], row["course report: parameters"]) == (0.053, 667_584)
-
-
-def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("before")
-    with pytest.raises(TypeError), replacing(path, "w") as file:
-        file.write("half" * file.write("half") + None)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert path.read_text() == "before"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from utils import environment
 from utils.data.archives import DatasetError
+from utils.devices import Devices
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
 from utils.models.presets import PRESETS
@@ -61,6 +62,20 @@ def test_a_continued_run_is_bit_equal(make_config, killed, monkeypatch, capsys):
         ours, theirs = runs.weights_of(cut, name), runs.weights_of(make_config("whole"), name)
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(our, their)
+    # The average is the optimizer's, and BatchNorm's statistics are those of a network with it.
+    raw, average = (
+        keras.models.load_model(f"{cut.run_dir}/{name}")
+        for name in ("model.keras", "model_ema.keras")
+    )
+    with np.load(checkpoints_in(cut.run_dir)[0]) as file:
+        kept = [file[name] for name in file.files if name.startswith("optimizer/")]
+    for layer in average.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = np.array(layer.kernel)
+            assert any(np.array_equal(kernel, array) for array in kept)
+            assert not np.array_equal(kernel, raw.get_layer(layer.name).kernel)
+    means = [model.get_layer("stem_bn1").moving_mean for model in (raw, average)]
+    assert not np.array_equal(*means)
 
 
 def test_evaluation_in_training_mode(make_config, tmp_path):
@@ -240,6 +255,12 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
         train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(make_config, monkeypatch):
+    monkeypatch.setattr("utils.training.run.find_devices", lambda distribution: Devices(2))
+    with pytest.raises(ValueError, match=r"multiple of the number of devices, 2\. Received: 95"):
+        train(make_config(batch_size=95))
 
 
 def test_a_checkpoint_within_an_epoch_is_never_old(make_config, killed, monkeypatch, capsys):

@@ -8,7 +8,6 @@ import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
@@ -33,6 +32,8 @@ with FileLock(file.with_name("lock")):  # as a training holds its folder
         sys.exit("out of paint")
     for epoch in range(len(result["history"]["val_top1"]), 3):
         time.sleep(options["seconds"])
+        while epoch == 2 and options["waits_for"] and not Path(options["waits_for"]).exists():
+            time.sleep(0.02)
         for name in result["history"]:
             result["history"][name].append(options["top1"] * (epoch + 1) / 3)
         result["status"] = "complete" if epoch == 2 else "running"
@@ -43,7 +44,7 @@ with FileLock(file.with_name("lock")):  # as a training holds its folder
 """
 
 
-def start_stand_in(config, *, fails=False, seconds=0.0):
+def start_stand_in(config, *, fails=False, seconds=0.0, waits_for=None):
     """Takes the place of `processes.start`: top-1 grows with dropout, or the learning rate."""
     top1 = config.dropout or config.learning_rate or 0.1
     result = {"schema": 1, "run_id": config.run_id, "kind": "ablation", "status": "running"}
@@ -53,6 +54,7 @@ def start_stand_in(config, *, fails=False, seconds=0.0):
         "history": {name: [] for name in history_names()},
     }
     options = {"result": result, "top1": top1, "fails": fails, "seconds": seconds}
+    options["waits_for"] = waits_for
     arguments = [str(config.result_file), json.dumps(options)]
     log = processes.log_file(config)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +182,8 @@ def test_a_killed_sweep_goes_on(stand_in, options):
 
 def test_two_processes_share_a_study(stand_in, options):
     """What another one works at is neither run twice nor forgotten."""
-    other = other_sweep(options, seconds=0.6)
+    last = "search-dropout-0.5-seed0"
+    other = other_sweep(options, waits_for=f"{options['runs_dir']}/{last}/{last}.json")
     search.sweep("dropout", **options)
     assert other.wait() == 0
     found = search.open_study("dropout", options["journal"])
@@ -219,22 +222,6 @@ def test_the_command_is_that_of_papermill(monkeypatch, tmp_path):
     assert "-p split holdout" in text
     assert re.search(r"-p fraction 0\.333", text)
     assert "FISHNET_QUICK" not in called["env"]
-
-
-def test_figure_of_sizes():
-    """A line for each width; a point, with its number of blocks, for each network."""
-    from utils.figures import (
-        experiment_charts,  # loads TensorFlow, which the processes here need not
-    )
-
-    points = search.points("size")
-    rows = pd.DataFrame(points).assign(top1=0.2, parameters=10**6, macs=2 * 10**7)
-    panels = experiment_charts.plot_sizes(rows).axes
-    for axes in panels:
-        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 3]
-        assert [text.get_text() for text in axes.texts] == ["1", "2", "4"] * 3
-    assert [axes.lines[0].get_xdata()[0] for axes in panels] == [1, 20]  # million
-    assert panels[0].lines[0].get_ydata()[0] == 20  # percent
 
 
 def test_unknown_study():

@@ -91,6 +91,15 @@ def test_manifest(layout, tmp_path):
     np.testing.assert_allclose(manifest["pixel_std"], pixels.std((0, 1, 2)), atol=1e-4)
 
 
+def test_lists_may_begin_with_a_byte_order_mark(layout, tmp_path):
+    manifest = convert(layout, tmp_path / "as-it-is", **SHARDS)
+    (layout / "wnids.txt").write_bytes(b"\xef\xbb\xbf" + (layout / "wnids.txt").read_bytes())
+    marked = convert(layout, tmp_path / "marked", **SHARDS)
+    assert (marked["classes"], marked["shards"]) == (manifest["classes"], manifest["shards"])
+    (layout / "words.txt").write_bytes(b"\xff")
+    assert_refused(layout, "words.txt is not UTF-8 text", "restore the file")
+
+
 def test_zip_tar_and_folder_give_the_same_bytes(layout, tmp_path):
     sources = [
         layout,

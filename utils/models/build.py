@@ -156,6 +156,8 @@ def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.M
         elif layer.name == "decoder_logits":
             config["filters"] = num_classes + 1
             config["kernel_initializer"] = initializer(1, num_classes + 1)
+        elif layer.name == "box_rescaling":  # by the root of the number of features
+            config["scale"] = layer.scale * size / image_size
         return type(layer).from_config(config)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
