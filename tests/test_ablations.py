@@ -96,3 +96,6 @@ def test_a_difference_between_recipes_is_called_one_where_it_exceeds_its_error(
     assert table["error"][1] == pytest.approx(error)
     assert list(table["differs"]) == [False, True, False, False, False, False]
     assert table["ema_top1"].isna().tolist() == [True, True, False, True, True, True]
+    write_result(result_path(tmp_path, run.run_id), {**result, "status": "running"})
+    with pytest.raises(ValueError, match="recipe-half-silu-seed0 is not complete"):
+        ablations.recipe_table(tmp_path)

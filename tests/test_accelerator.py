@@ -36,17 +36,17 @@ source = Source(data, load_manifest(data), batch_size=24, split="holdout", augme
 training, held_out = training_batches(source, epochs=2), evaluation_batches(source)
 resized = training_batches(replace(source, crop_area=0.25), epochs=1)
 mixed = training_batches(replace(source, cutmix=0.5), epochs=1)
-for batches, together in ((training, 4), (resized, 2), (mixed, 2), (held_out, 1)):
-    plans = feeder(batches, together)
-    assert len(plans) == len(batches) // together > 1
+for batches, steps_per_execution in ((training, 4), (resized, 2), (mixed, 2), (held_out, 1)):
+    plans = feeder(batches, steps_per_execution)
+    assert len(plans) == len(batches) // steps_per_execution > 1
     for index in range(len(plans)):
         (plan, images), labels = plans[index]
-        parts = [batches[index * together + i] for i in range(together)]
+        parts = [batches[index * steps_per_execution + i] for i in range(steps_per_execution)]
         expected = map(np.concatenate, zip(*parts))
         jax.tree.map(np.testing.assert_array_equal, [take(images, *plan), labels], list(expected))
 found["copies"] = len(feeder.copies)  # of both, as the hold-out is part of train
-found["together"] = [feeder.together(390, done) for done in (0, 15, 137, 195)]
-found["fed together"] = accelerator.Feeder(False, folder).together(390, 0)
+found["steps_per_execution"] = [feeder.steps_per_execution(390, done) for done in (0, 15, 137, 195)]
+found["fed steps_per_execution"] = accelerator.Feeder(False, folder).steps_per_execution(390, 0)
 
 # A run with them learns what it learns without, and goes on where it was cut off.
 accelerator.MOST_STEPS = 2
@@ -85,8 +85,8 @@ def test_images_on_the_device(shapes, tmp_path):
     assert "Continuing cut after epoch 0 and 4 of 6 steps." in printed
     found = json.loads(printed.splitlines()[-1])
     assert found["copies"] == 1
-    assert found["together"] == [15, 15, 1, 15]
-    assert found["fed together"] == 1
+    assert found["steps_per_execution"] == [15, 15, 1, 15]
+    assert found["fed steps_per_execution"] == 1
     for measured in ("metrics", "metrics_train"):
         fed, whole, cut = (found[name][measured] for name in ("fed", "whole", "cut"))
         assert cut == whole
@@ -100,9 +100,9 @@ def test_images_on_the_device(shapes, tmp_path):
 def test_steps_are_counted_one_by_one_where_several_are_one_program():
     config = RunConfig(checkpoint_every="50 steps").resolve()
     state, saved = TrainState({}, step=30), []
-    measurements = Measurements(config, state, 390, [], lambda: None, together=15)
+    measurements = Measurements(config, state, 390, [], lambda: None, steps_per_execution=15)
     checkpoints = Checkpoints(
-        config, state, 390, lambda: saved.append(state.step), [], Devices(), together=15
+        config, state, 390, lambda: saved.append(state.step), [], Devices(), steps_per_execution=15
     )
     measurements.on_epoch_begin(0)
     for batch in range(24):

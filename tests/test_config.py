@@ -179,6 +179,11 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             {"cutmix": 0.5, "task": "segmentation", "dataset": "tiny-shapes"},
             "cutmix must be 0 for any task but classification: boxes and masks are not mixed.",
         ),
+        ({"image_size": 0}, "image_size must be None for any dataset but folder and imagenet"),
+        (
+            {"image_size": 0, "dataset": "folder", "archive": "photos"},
+            "image_size must be from 32 to 512",
+        ),
         ({"preset": "resnet50", "zero_init": True}, "zero_init cannot be changed in resnet50"),
     ],
 )

@@ -111,6 +111,17 @@ def test_best_precision_of_a_gpu(monkeypatch, backend, capability, precision):
     assert environment.best_precision(fast_layers=False) == precision
 
 
+def test_an_amd_gpu_has_no_compute_capability(monkeypatch):
+    jax = pytest.importorskip("jax")
+    import keras
+
+    gpu = types.SimpleNamespace(compute_capability="gfx90a")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    monkeypatch.setattr(environment, "has_gpu", lambda: True)
+    assert environment.best_precision(fast_layers=False) == "float32"
+
+
 def test_google_drive_is_mounted_for_what_is_on_it(monkeypatch):
     drive = types.SimpleNamespace(mounted=[])
     drive.mount = drive.mounted.append

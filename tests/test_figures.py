@@ -203,6 +203,14 @@ def test_gap_shows_train_and_val_of_each_row(rows):
     assert ticks(axes.yaxis)[1] == "simple, silu, tuned, 20 epochs"
 
 
+def test_networks_whose_names_are_cut_to_the_same_stay_apart(rows):
+    networks = ["complex, stem of stride 2, SiLU, A", "complex, stem of stride 2, SiLU, B"]
+    rows = rows[:2].assign(network=networks, recipe="tuned", epochs=30, clean=True)
+    (axes,) = charts.plot_gap(rows).axes
+    assert list(axes.collections[-1].get_offsets()[:, 1]) == [0, 1]
+    assert ticks(axes.yaxis) == ["complex, stem of stride 2, …, tuned, 30 epochs"] * 2
+
+
 def test_reliability_has_a_panel_a_recipe_and_each_error():
     frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [1, 1]})
     runs = [result("simple", 4), result("complex", 4), result("simple", 2, "course")]

@@ -17,7 +17,7 @@ from utils.data.pipeline import evaluation_batches, training_batches
 from utils.data.plan import Source
 from utils.data.prepare import prepare_dataset
 from utils.devices import Devices
-from utils.tfrecord import find_records, write_record
+from utils.tfrecord import Example, find_records, write_record
 from utils.training.config import RunConfig
 from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
@@ -239,6 +239,15 @@ def no_picture(folder):
     return "train-00000-of-00002: an image cannot be decoded"
 
 
+def other_type(folder):
+    example = Example()
+    for name in ("image/encoded", "image/class/label"):
+        example.features.feature[name].bytes_list.value.append(drawn.photo(0))
+    with (folder / "train-00000-of-00002").open("wb") as file:
+        write_record(file, example.SerializeToString())
+    return "train-00000-of-00002: the image or the label of a record is empty or of another type"
+
+
 def empty(folder):
     (folder / "train-00001-of-00002").write_bytes(b"")
     return r"cannot be used \(1\): train-00001-of-00002: it is empty\. Copy or make them again\."
@@ -253,7 +262,8 @@ def other_encoding(folder):
     "damage",
     [
         cut_off, damaged_first_record, missing_file, no_validation, label_out_of_range,
-        other_class_list, repeated_class, other_schema, no_picture, empty, other_encoding,
+        other_class_list, repeated_class, other_schema, other_type, no_picture, empty,
+        other_encoding,
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):

@@ -19,7 +19,7 @@ from utils.models.presets import PRESETS
 from utils.training.config import RunConfig
 from utils.training.results import read_result
 from utils.training.run import train
-from utils.training.run_folder import checkpoints_in, in_use, newest_checkpoint
+from utils.training.run_folder import checkpoints_in, newest_checkpoint, wait_for_others
 
 pytestmark = pytest.mark.tracing
 
@@ -116,8 +116,8 @@ def stopped(config, number, steps, **pace):
     process.send_signal(number)
     _, log = process.communicate()
     assert process.returncode, log
-    while in_use(config.run_dir):  # the notebook's own process sees a moment later that it is alone
-        time.sleep(0.01)
+    # The notebook's own process sees a moment later that it is alone.
+    wait_for_others(config.run_dir, pause=0.01)
     epoch, step = newest_checkpoint(config.run_dir)
     return epoch * 12 + step, int(Path(config.run_dir, "steps").read_text())
 

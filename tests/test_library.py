@@ -65,6 +65,8 @@ def test_errors_name_what_there_is(tmp_path):
         load_weights("simple", weights_dir=tmp_path)
     with pytest.raises(ValueError, match="multiple of the total stride of simple, 32.*: 100"):
         load_weights("simple-tuned-8ep-seed0", image_size=100)
+    with pytest.raises(ValueError, match="num_classes must be at least 1. Received: 0"):
+        load_weights("simple-tuned-8ep-seed0", num_classes=0)
 
 
 def test_a_network_with_a_box_for_images_of_another_size():

@@ -39,21 +39,21 @@ def test_alternating_flips_show_both_sides_of_an_image_in_two_epochs(source):
     source = replace(source, augment=True, flip="alternating", batch_size=96, seed=1)
     plan = training_batches(source, epochs=4).plan
     epochs = [{}, {}, {}, {}]
-    for index, (rows, (_, flipped), _) in enumerate(plan):
+    for index, (rows, _, flipped, _) in enumerate(plan):
         epochs[index // source.steps].update(zip(rows.tolist(), flipped.tolist(), strict=True))
     first, second, *later = epochs
     assert sorted(first) == list(range(24 * 12))
     assert all(second[row] != first[row] for row in first)
     assert later == [first, second]
     assert 0.4 < np.mean(list(first.values())) < 0.6
-    offsets = training_batches(replace(source, flip="random"), epochs=4).plan[5].moves[0]
-    np.testing.assert_array_equal(plan[5].moves[0], offsets)
+    offsets = training_batches(replace(source, flip="random"), epochs=4).plan[5].crops
+    np.testing.assert_array_equal(plan[5].crops, offsets)
     other = training_batches(replace(source, seed=2), epochs=1).plan[0]
     assert (
-        dict(zip(other.rows.tolist(), other.moves[1].tolist(), strict=True)).items() - first.items()
+        dict(zip(other.rows.tolist(), other.flipped.tolist(), strict=True)).items() - first.items()
     )
     on = training_batches(source, epochs=4, start=source.steps + 1).plan[0]
-    np.testing.assert_array_equal(on.moves[1], plan[source.steps + 1].moves[1])
+    np.testing.assert_array_equal(on.flipped, plan[source.steps + 1].flipped)
 
 
 def test_an_epoch_is_a_permutation_of_all_images(source):
@@ -87,7 +87,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(source):
 def test_the_numbers_do_not_change_between_versions(source):
     """A run of another version of NumPy or of this project would go on otherwise."""
     plan = training_batches(replace(source, augment=True, seed=7), epochs=2).plan
-    rows, (offsets, flipped), _ = plan[10]
+    rows, offsets, flipped, _ = plan[10]
     assert rows[:8].tolist() == [167, 261, 189, 257, 0, 72, 119, 216]
     assert offsets[:, :4].tolist() == [[7, -7, 4, -5], [7, -5, -4, -2]]
     assert flipped[:8].tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
@@ -96,7 +96,7 @@ def test_the_numbers_do_not_change_between_versions(source):
 def test_resized_crops(source):
     source = replace(source, augment=True, crop_area=0.3, seed=7)
     batches = training_batches(source, epochs=2)
-    _, (crops, flipped), _ = batches.plan[10]
+    _, crops, flipped, _ = batches.plan[10]
     assert crops[:, :3].tolist() == [[14, 9, 12], [8, 1, 0], [50, 50, 36], [48, 61, 44]]
     assert (crops[2] * crops[3]).min() >= 0.28 * 64**2
     images, labels = batches[10]
@@ -104,7 +104,7 @@ def test_resized_crops(source):
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(images, crop_and_resize(whole, crops, flipped))
     alternating = training_batches(replace(source, flip="alternating"), epochs=2).plan[10]
-    np.testing.assert_array_equal(alternating.moves[0], crops)
+    np.testing.assert_array_equal(alternating.crops, crops)
 
 
 def test_mixed_images(source):

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -44,6 +46,25 @@ def test_manifests_of_the_first_schema_stay_valid(layout, tmp_path, offline):
     damage(output / SHARD)
     assert convert(layout, output) == new
     assert load_manifest(output) == new
+
+
+def test_of_two_at_once_one_prepares_and_the_other_takes_what_it_has_made(tmp_path, monkeypatch):
+    built, build = [], prepare._build
+
+    def slowly(*given):
+        built.append(given)
+        time.sleep(0.2)
+        return build(*given)
+
+    monkeypatch.setattr(prepare, "_build", slowly)
+    options = {"train_per_class": 2, "validation_per_class": 1}
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(prepare_dataset, "tiny-shapes", tmp_path / "records", **options)
+            for _ in range(2)
+        )
+    assert first.result() == second.result()
+    assert len(built) == 1
 
 
 def test_options_of_drawn_records(tmp_path):

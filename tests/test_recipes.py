@@ -14,7 +14,7 @@ from utils.training.optimizers import (
     learning_rate,
     make_optimizer,
 )
-from utils.training.recipes import OPTIMIZERS, RECIPES, get_recipe
+from utils.training.recipes import OPTIMIZERS, RECIPES, family_of, get_recipe
 
 
 def test_schedule_rises_then_falls_to_zero():
@@ -317,3 +317,8 @@ def test_batch_norm_statistics_are_the_means_of_those_of_batches():
     np.testing.assert_allclose(second.moving_mean, [1] * 3, rtol=1e-4)
     np.testing.assert_allclose(second.moving_variance, [4] * 3, rtol=1e-3)
     assert (first.momentum, second.momentum) == (0.9, 0.99)
+
+
+def test_the_name_of_a_recipe_without_its_version():
+    names = ["tuned", "tuned-v1", "paper-vit", "a-v2-b-v10"]
+    assert [family_of(name) for name in names] == ["tuned", "tuned", "paper-vit", "a-v2-b"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typst
 
-from utils.analysis.report import build_report, spread_between_seeds
+from utils.analysis.report import build_report, measured, spread_between_seeds
 
 
 @pytest.fixture
@@ -94,6 +94,18 @@ def test_the_text_holds_when_results_are_added(project):
         preset = "residual_parameters"
         longer(project, tuned, f"{preset}-tuned-30ep-seed{seed}", seed=seed, preset=preset)
     assert pages <= len(build_report(project, format="png", ppi=10)) <= pages + 2
+
+
+def test_what_is_not_complete_is_left_out(tmp_path):
+    folder = shutil.copytree("report/results", tmp_path / "results")
+    before = measured(folder)
+    other = json.loads((folder / "search-dropout-0.5-seed0.json").read_text())
+    other |= {"run_id": "search-dropout-0.5-seed1", "status": "running"}
+    other["metrics"]["top1"] = 0.9
+    (folder / "search-dropout-0.5-seed1.json").write_text(json.dumps(other))
+    after = measured(folder)
+    assert after["spread"] == before["spread"]
+    assert after["results"] == before["results"]
 
 
 def test_the_spread_between_seeds():

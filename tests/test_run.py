@@ -18,13 +18,13 @@ from utils.devices import Devices
 from utils.experiments.ablations import evaluate_with_batch_statistics
 from utils.models.build import build_model
 from utils.models.presets import PRESETS
-from utils.training import recipes
+from utils.training import recipes, run_folder
 from utils.training.config import RunConfig
 from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
 from utils.training.results import devices_of, is_reportable, read_result
-from utils.training.run import TrainingError, train
-from utils.training.run_folder import checkpoints_in
+from utils.training.run import TrainingError, _callbacks_of, train
+from utils.training.run_folder import TrainState, checkpoints_in
 
 pytestmark = pytest.mark.tracing
 
@@ -255,6 +255,29 @@ def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
         train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_session_has_finished_meanwhile_is_not_done_again(
+    make_config, monkeypatch
+):
+    config, lock, others = make_config(epochs=1), run_folder.lock, []
+
+    @contextlib.contextmanager
+    def waits(folder):
+        monkeypatch.setattr(run_folder, "lock", lock)
+        others.append(train(config))
+        with lock(folder):
+            yield
+
+    monkeypatch.setattr(run_folder, "lock", waits)
+    assert train(config) == others[0]
+    assert len(read_result(config.result_file)["legs"]) == 1
+
+
+def test_of_several_processes_one_writes_for_tensorboard(make_config):
+    config, state = make_config(tensorboard=True).resolve(), TrainState({})
+    first, second = (_callbacks_of(config, state, Devices(2, i, 2)) for i in (0, 1))
+    assert len(first) == len(second) + 1
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(make_config, monkeypatch):

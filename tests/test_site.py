@@ -5,17 +5,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from utils.analysis.published import COURSE_REPORT
 from utils.analysis.tables import summary
 from utils.models.build import build_model
-from utils.site.build import data_of, render
+from utils.site.build import render
 from utils.site.contents import grad_cam_strip
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results
 
 SITE = Path("report/site")
+
+
+def data_of(html):
+    """The contents that `render` filled in."""
+    return json.loads(html.split('type="application/json">')[1].split("</script>")[0])
 
 
 def maps_of(contents):
@@ -25,6 +31,16 @@ def maps_of(contents):
         stage: np.frombuffer(base64.b64decode(m.pop("values")), np.uint8).reshape(8, m["side"], -1)
         for stage, m in maps.items()
     }
+
+
+def test_a_row_without_a_time_of_its_own_can_be_written(monkeypatch):
+    from utils.site import contents
+
+    table = pd.DataFrame({"network": ["simple"], "s / epoch": [np.nan], "val top-1": [0.5]})
+    monkeypatch.setattr(contents, "summary", lambda results: table)
+    assert contents._rows([], {"simple": "#000000"}) == [
+        {"network": "simple", "seconds": None, "top1": 0.5, "color": "#000000"}
+    ]
 
 
 @pytest.mark.tracing

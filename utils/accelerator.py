@@ -85,13 +85,13 @@ class OnDevice(Resized):
         return jax.tree.map(lambda x: x[-1], logs), state
 
 
-def take(images: Any, rows: Any, moves: Any, flipped: Any, cuts: Any = None) -> Any:
+def take(images: Any, rows: Any, crops: Any, flipped: Any, cuts: Any = None) -> Any:
     """Takes images from an array, crops them, flips some and mixes some.
 
     Args:
         images: uint8 (n, height, width, channels), on the device.
         rows: int32 (batch,).
-        moves: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`; or (batch, 4), of
+        crops: int32 (batch, 2), otherwise as those of `draw_crops_and_flips`; or (batch, 4), of
             `draw_resized_crops`.
         flipped: bool (batch,).
         cuts: int32 (batch, 4), otherwise as those of `draw_cuts`; None: no image is mixed.
@@ -99,18 +99,18 @@ def take(images: Any, rows: Any, moves: Any, flipped: Any, cuts: Any = None) -> 
     Returns:
         uint8 (batch, height, width, channels), as `utils.data.pipeline.read` gives them.
     """
-    moved = _move(images, rows, moves, flipped)
-    return moved if cuts is None else mix_images(moved, cuts.T)
+    cropped = _crop(images, rows, crops, flipped)
+    return cropped if cuts is None else mix_images(cropped, cuts.T)
 
 
-def _move(images: Any, rows: Any, moves: Any, flipped: Any) -> Any:
+def _crop(images: Any, rows: Any, crops: Any, flipped: Any) -> Any:
     import jax.numpy as jnp
 
-    if moves.shape[1] == 4:
-        return crop_and_resize(images[rows], moves.T, flipped)
+    if crops.shape[1] == 4:  # they are enlarged
+        return crop_and_resize(images[rows], crops.T, flipped)
     height, width = images.shape[1:3]
-    y = reflect(moves[:, :1] + jnp.arange(height), height)
-    x = reflect(moves[:, 1:] + jnp.arange(width), width)
+    y = reflect(crops[:, :1] + jnp.arange(height), height)
+    x = reflect(crops[:, 1:] + jnp.arange(width), width)
     x = jnp.where(flipped[:, None], x[:, ::-1], x)
     return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
 
@@ -121,36 +121,37 @@ class Plans(keras.utils.PyDataset):
     Args:
         batches: of which the plans are.
         images: all images, on the device.
-        together: whole batches that are one item.
+        steps_per_execution: whole batches that are one item.
     """
 
-    def __init__(self, batches: Batches, images: Any, together: int) -> None:
+    def __init__(self, batches: Batches, images: Any, steps_per_execution: int) -> None:
         super().__init__()
         assert isinstance(batches.arrays, Arrays)  # see `keeps_images`
         self.arrays = batches.arrays
-        self.batches, self.images, self.together = batches, images, together
+        self.batches, self.images, self.steps_per_execution = batches, images, steps_per_execution
 
     def __len__(self) -> int:
-        return len(self.batches) // self.together
+        return len(self.batches) // self.steps_per_execution
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
-        first = index * self.together
-        steps = [self.batches.plan[first + i] for i in range(self.together)]
+        first = index * self.steps_per_execution
+        steps = [self.batches.plan[first + i] for i in range(self.steps_per_execution)]
         rows = np.concatenate([step.rows for step in steps]).astype(np.int32)
-        moves, flipped = np.zeros((len(rows), 2), np.int32), np.zeros(len(rows), bool)
-        if drawn := [step.moves for step in steps if step.moves]:
-            moves = np.concatenate([moves.T for moves, _ in drawn])
-            flipped = np.concatenate([flipped for _, flipped in drawn])
+        crops, flipped = np.zeros((len(rows), 2), np.int32), np.zeros(len(rows), bool)
+        if drawn := [step.crops for step in steps if step.crops is not None]:
+            crops = np.concatenate(drawn, axis=1).T
+        if mirrored := [step.flipped for step in steps if step.flipped is not None]:
+            flipped = np.concatenate(mirrored)
         labels = self.arrays.labels[rows]
         cuts = [step.cuts for step in steps if step.cuts is not None]
         if not cuts:
-            return ((rows, moves, flipped), self.images), labels
+            return ((rows, crops, flipped), self.images), labels
         mixed = [
             mix_labels(*part, self.images.shape[1])
             for part in zip(np.split(labels, len(steps)), cuts, strict=True)
         ]
         mixing = np.concatenate(cuts, axis=1).T
-        return ((rows, moves, flipped, mixing), self.images), np.concatenate(mixed)
+        return ((rows, crops, flipped, mixing), self.images), np.concatenate(mixed)
 
 
 class Feeder:
@@ -167,7 +168,7 @@ class Feeder:
         if on_device:
             _keep_programs(runs / PROGRAMS)
 
-    def __call__(self, batches: Batches, together: int = 1) -> Any:
+    def __call__(self, batches: Batches, steps_per_execution: int = 1) -> Any:
         """Returns `Plans` for an `OnDevice`; for others see `utils.data.pipeline.feed`."""
         if not self.on_device:
             return feed(batches)
@@ -178,9 +179,9 @@ class Feeder:
         file = images.base.filename
         if file not in self.copies:
             self.copies[file] = jax.device_put(images)
-        return Plans(batches, self.copies[file], together)
+        return Plans(batches, self.copies[file], steps_per_execution)
 
-    def together(self, steps: int, done: int) -> int:
+    def steps_per_execution(self, steps: int, done: int) -> int:
         """How many steps one program trains; always a divisor of what an epoch has left.
 
         A run that goes on from one of its own checkpoints gets the number that it had.

@@ -272,7 +272,9 @@ def _gpu_capability() -> float:
     if keras.backend.backend() == "jax":
         import jax
 
-        return float(getattr(jax.devices()[0], "compute_capability", 0))
+        with contextlib.suppress(ValueError):  # AMD's are called "gfx90a"
+            return float(getattr(jax.devices()[0], "compute_capability", 0))
+        return 0.0
     major, minor = _gpu_details().get("compute_capability", (0, 0))
     return major + minor / 10
 

@@ -92,13 +92,14 @@ def measured(results_dir: Path) -> dict[str, Any]:
     Returns:
         Dict of JSON-ready values: `runs` (ids of those that may stand in the results table),
         `summary`, `factors`, `trials`, `studies`, `compared`, `symptoms`, `spread`, `calibration`,
-        `classes` and `results` (a row of the appendix for each JSON).
+        `classes` and `results` (a row of the appendix for each complete JSON).
 
     Raises:
         FileNotFoundError, ValueError: see `build_report`.
     """
     reported = load_results(results_dir)
     everything = [read_result(path) for path in sorted(results_dir.glob("*.json"))]
+    everything = [result for result in everything if result["status"] == "complete"]
     kept = {
         r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz")
         for r in reported

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.archives import DatasetError
+from utils.files import replacing
 
 DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
 IMAGE_SIZE = 64  # height and width of the images of Tiny ImageNet and tiny-shapes, in pixels
@@ -63,7 +64,8 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Writes the manifest; returns it as it is read back."""
     text = _as_text(manifest)
-    (folder / MANIFEST).write_text(text, "utf-8")
+    with replacing(folder / MANIFEST, "w") as file:
+        file.write(text)
     return json.loads(text)
 
 

@@ -88,7 +88,7 @@ def read(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]
 
 def _read_each(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(arrays, RecordFiles):
-        return arrays.read(step.rows, step.moves)
+        return arrays.read(step.rows, step.crops, step.flipped)
     images = arrays.images[step.rows]
     if task == "classification":
         targets = arrays.labels[step.rows]
@@ -99,15 +99,19 @@ def _read_each(arrays: Images, step: Step, task: str) -> tuple[np.ndarray, np.nd
         targets = arrays.masks[step.rows]
     images[step.rows == BLANK] = 0
     targets[step.rows == BLANK] = 0
-    if step.moves is None:
+    if step.flipped is None:
         return images, targets
-    if len(step.moves[0]) == 4:  # resized crops, of classification alone
-        return crop_and_resize(images, *step.moves), targets
+    if step.crops is None:
+        offsets = np.zeros((2, len(images)), np.int32)
+    elif len(step.crops) == 4:  # they are enlarged, in classification alone
+        return crop_and_resize(images, step.crops, step.flipped), targets
+    else:
+        offsets = step.crops
     if task == "localization":
-        targets[:, 1:] = crop_and_flip_boxes(targets[:, 1:], *step.moves, images.shape[1])
+        targets[:, 1:] = crop_and_flip_boxes(targets[:, 1:], offsets, step.flipped, images.shape[1])
     elif task == "segmentation":
-        targets = crop_and_flip(targets, *step.moves)
-    return crop_and_flip(images, *step.moves), targets
+        targets = crop_and_flip(targets, offsets, step.flipped)
+    return crop_and_flip(images, offsets, step.flipped), targets
 
 
 def training_batches(
@@ -170,11 +174,7 @@ def evaluation_batches(
     if whole:
         rows = np.pad(rows, (0, -len(rows) % source.batch_size), constant_values=BLANK)
     parts = np.split(rows, range(source.batch_size, len(rows), source.batch_size))
-    plan = [Step(part) for part in parts]
-    if flipped and isinstance(arrays, RecordFiles):
-        plan = [Step(part, (np.zeros((0, len(part))), np.ones(len(part), bool))) for part in parts]
-    elif flipped:
-        plan = [Step(p, (np.zeros((2, len(p)), np.int32), np.ones(len(p), bool))) for p in parts]
+    plan = [Step(part, flipped=np.ones(len(part), bool) if flipped else None) for part in parts]
     return Batches(source, arrays, plan, devices, weighted=whole)
 
 

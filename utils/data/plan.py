@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data import augmentation
-from utils.data.imagenet import crops
+from utils.data.imagenet.crops import draw_crops_and_colors
 from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import (
     ORDERS,
@@ -37,7 +37,7 @@ class Source:
     """What a run reads.
 
     Raises:
-        ValueError: unknown split, order or task, or a batch larger than the data.
+        ValueError: unknown split, order or task.
     """
 
     data_dir: str | os.PathLike  # folder of the records
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def steps(self) -> int:
-        """Whole batches in an epoch."""
+        """Whole batches in an epoch; a ValueError if a batch is larger than the data."""
         return steps_per_epoch(self.manifest, self.split, self.batch_size, self.fraction)
 
 
@@ -74,15 +74,17 @@ class Step(NamedTuple):
     """The plan of one batch."""
 
     rows: np.ndarray  # int (batch,): of the `Arrays`; `BLANK` is a black image
-    # Of `draw_crops_and_flips` or `draw_resized_crops`; for ImageNet of its own function of that
-    # name. All have the images last.
-    moves: tuple[np.ndarray, np.ndarray] | None = None
+    # How they are augmented; all of it has the images last. None: that is not done.
+    # Of `draw_crops_and_flips`, `draw_resized_crops` or ImageNet's `draw_crops_and_colors`.
+    crops: np.ndarray | None = None
+    flipped: np.ndarray | None = None  # bool (batch,)
     cuts: np.ndarray | None = None  # of `draw_cuts`
 
     def part(self, own: slice) -> "Step":
         """The plan of some of its images."""
-        moves = self.moves and (self.moves[0][:, own], self.moves[1][own])
-        return Step(self.rows[own], moves, None if self.cuts is None else self.cuts[:, own])
+        crops, cuts = (None if x is None else x[:, own] for x in (self.crops, self.cuts))
+        flipped = None if self.flipped is None else self.flipped[own]
+        return Step(self.rows[own], crops, flipped, cuts)
 
 
 class TrainingPlan:
@@ -133,16 +135,16 @@ class TrainingPlan:
         random = self._random(epoch, step)
         side, least = self.source.manifest["image_size"], self.source.crop_area
         if isinstance(self.arrays, RecordFiles):
-            moves, flipped = crops.draw_resized_crops(size, random)
+            drawn, flipped = draw_crops_and_colors(size, random)
         elif least < 1:
-            moves, flipped = augmentation.draw_resized_crops(size, side, least, random)
+            drawn, flipped = augmentation.draw_resized_crops(size, side, least, random)
         else:
-            moves, flipped = augmentation.draw_crops_and_flips(size, side, random)
+            drawn, flipped = augmentation.draw_crops_and_flips(size, side, random)
         if self.source.flip == "alternating":
             flipped = self.flipped_first[rows] ^ bool(epoch % 2)
         mixed = self.source.cutmix
         cuts = augmentation.draw_cuts(size, side, mixed, random) if mixed else None
-        return Step(rows, (moves, flipped), cuts)
+        return Step(rows, drawn, flipped, cuts)
 
     def _random(self, *key: int) -> np.random.RandomState:
         return np.random.RandomState(

@@ -1,9 +1,11 @@
 """Every dataset of the project by its name: convert an archive, or draw one, unless it is there."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils.data.archives import Archive, DatasetError, check_disk, is_system_file, open_archive
@@ -27,7 +29,7 @@ from utils.data.manifest import (
     options_of,
 )
 from utils.data.write_records import describe_layout, write_records
-from utils.files import unfinished, write_advice
+from utils.files import locked, unfinished, write_advice
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
@@ -81,20 +83,27 @@ def prepare_dataset(
             f"The options of {dataset} are: {', '.join(usual) or 'none'}. "
             f"Received: {', '.join(options)}"
         )
+    shards = _check_shards(train_shards, validation_shards)
+    with _one_at_a_time(data_dir):
+        return _prepare(dataset, data_dir, archive, sha256, shards, options)
+
+
+def _prepare(
+    dataset: str,
+    data_dir: str | os.PathLike,
+    archive: str | None,
+    sha256: str | None,
+    shards: Shards,
+    options: Options,
+) -> Manifest:
+    usual = OPTIONS.get(dataset, {})
     found = _find_manifest(Path(data_dir))
     if found:
         _check_dataset(data_dir, found, dataset, options)
     if dataset == "imagenet":
         return _index(archive, Path(data_dir), found, {**usual, **options})
     if dataset == "tiny-imagenet":
-        return convert(
-            archive or OFFICIAL_URL,
-            data_dir,
-            sha256=sha256,
-            train_shards=train_shards,
-            validation_shards=validation_shards,
-        )
-    shards = _check_shards(train_shards, validation_shards)
+        return _convert(archive or OFFICIAL_URL, data_dir, sha256, shards)
     if found and _is_finished(data_dir, found, shards):
         if archive and dataset == "folder" and os.path.exists(archive):
             _check_unchanged(archive, data_dir, found)
@@ -136,6 +145,13 @@ def convert(
             `output_dir` needs to be rebuilt and holds other data than the archive.
     """
     shards = _check_shards(train_shards, validation_shards)
+    with _one_at_a_time(output_dir):
+        return _convert(archive, output_dir, sha256, shards)
+
+
+def _convert(
+    archive: str | os.PathLike, output_dir: str | os.PathLike, sha256: str | None, shards: Shards
+) -> Manifest:
     found = _find_manifest(Path(output_dir))
     if found and _is_finished(output_dir, found, shards):
         return found
@@ -146,6 +162,15 @@ def convert(
         if str(archive).endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
     return _build("tiny-imagenet", archive, Path(output_dir), sha256, shards, found, {})
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
+    """Waits while another process of this user prepares a folder: it may do all that is to do."""
+    place = f"{Path.home()} {os.path.realpath(folder)}"
+    name = f"fishnet-{hashlib.sha256(place.encode()).hexdigest()[:16]}.lock"
+    with locked(Path(tempfile.gettempdir(), name)):
+        yield
 
 
 def _index(
@@ -172,10 +197,10 @@ def _check_shards(train: int | None, validation: int | None) -> Shards:
     return shards
 
 
-def _at_hand(name: str, folder: str = "data") -> Path | None:
-    """An archive that somebody has put into `folder`, so that nothing is downloaded."""
+def _at_hand(name: str) -> Path | None:
+    """An archive that somebody has put into `data/`, so that nothing is downloaded."""
     for ending in (".zip", ".tar.xz", ".tar.gz"):
-        path = Path(folder, name + ending)
+        path = Path("data", name + ending)
         if path.exists():
             print(f"Taking {path} instead of downloading.")
             return path

@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +61,8 @@ def read_examples(
         DatasetError: a shard is missing or damaged.
     """
     shards = [tfrecord.read_records(path) for path in _shards(data_dir, manifest, prefix)]
-    try:
-        for record in itertools.chain.from_iterable(itertools.zip_longest(*shards)):
-            if record is not None:
-                yield tfrecord.Example.FromString(record)
-    except (tfrecord.DamagedRecord, DecodeError, FileNotFoundError) as error:
-        raise _unusable(data_dir, error) from error
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*shards))
+    yield from _parsed(data_dir, (record for record in in_turn if record is not None))
 
 
 def open_arrays(data_dir: str | os.PathLike, manifest: Manifest, prefix: str) -> Arrays:
@@ -138,15 +134,25 @@ def read_samples(
     Returns:
         List of (JPEG bytes, words of the class, box), the box as (xmin, ymin, xmax, ymax) in [0, 1]
         or None.
+
+    Raises:
+        DatasetError: a shard is missing or damaged.
     """
     found = []
     shards = map(tfrecord.read_records, _shards(data_dir, manifest, "train"))
-    for record in itertools.islice(itertools.chain.from_iterable(shards), count):
-        example = tfrecord.Example.FromString(record)
+    records = itertools.chain.from_iterable(shards)
+    for example in itertools.islice(_parsed(data_dir, records), count):
         edges = [example.features.feature[edge].float_list.value for edge in EDGES]
         box = tuple(values[0] for values in edges) if edges[0] else None
         found.append((_bytes(example, "image/encoded"), manifest["words"][_label(example)], box))
     return found
+
+
+def _parsed(data_dir: str | os.PathLike, records: Iterable[bytes]) -> Iterator[tfrecord.Example]:
+    try:
+        yield from map(tfrecord.Example.FromString, records)
+    except (tfrecord.DamagedRecord, DecodeError, FileNotFoundError) as error:
+        raise _unusable(data_dir, error) from error
 
 
 def _shards(data_dir: str | os.PathLike, manifest: Manifest, prefix: str) -> list[Path]:

@@ -157,10 +157,7 @@ def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
     changed = [what for what, _ in FACTORS.values()]
     names += [batch_statistics_id(names[0], order) for order in ORDERS]
     changed += ["evaluated with batch statistics", "batch statistics, few classes each"]
-    found = [results.read_result(results.result_path(results_dir, name)) for name in names]
-    for result in found:
-        if result["status"] != "complete":
-            raise ValueError(f"{result['run_id']} is not complete; run it to its end first.")
+    found = [results.read_complete(results.result_path(results_dir, name)) for name in names]
     top1 = 100 * np.array([result["metrics"]["top1"] for result in found])
     # An evaluation has no history: the training before it is the default's.
     train = [(r["history"] or found[0]["history"])["top1"][-1] for r in found]
@@ -209,11 +206,12 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: a result is missing.
+        ValueError: a run is not complete.
     """
     rows = []
     for name, (changed, _, seeds) in TRIALS.items():
         runs = _runs_of(name)
-        found = [results.read_result(results.result_path(results_dir, r.run_id)) for r in runs]
+        found = [results.read_complete(results.result_path(results_dir, r.run_id)) for r in runs]
         top1 = np.mean([result["metrics"]["top1"] for result in found])
         images = seeds * found[0]["dataset"]["counts"]["holdout"]
         rows.append(

@@ -44,23 +44,21 @@ def measure(
     return {**row, **json.loads(child.stdout.splitlines()[-1])}
 
 
-def best_of(
-    rows: Iterable[dict[str, Any]], settings: Iterable[str], by: str = "images_per_second"
-) -> list[dict[str, Any]]:
+def best_of(rows: Iterable[dict[str, Any]], settings: Iterable[str]) -> list[dict[str, Any]]:
     """The best of the rows with the same settings: other processes can only slow one down.
 
     Args:
         rows: dicts as `measure` returns them.
         settings: names of the fields that hold the settings.
-        by: field of which the largest value is best.
 
     Returns:
-        The best rows, in the order in which their settings first appear.
+        The rows with the most images per second, in the order in which their settings first appear.
     """
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         key = json.dumps([row.get(name) for name in settings])
-        if key not in best or row.get(by, 0) > best[key].get(by, 0):
+        speeds = [found.get("images_per_second", 0) for found in (row, best.get(key, {}))]
+        if key not in best or speeds[0] > speeds[1]:
             best[key] = row
     return list(best.values())
 

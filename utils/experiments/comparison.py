@@ -130,15 +130,12 @@ def styled(rows: pd.DataFrame) -> Any:
     return shown.style.format({"parameters": "{:,}", "MACs": "{:,}"})
 
 
-def fixed_box_baselines(
-    data_dir: str | Path, manifest: dict[str, Any], split: str = "val"
-) -> pd.DataFrame:
-    """IoU of predictors that return the same box for every image.
+def fixed_box_baselines(data_dir: str | Path, manifest: dict[str, Any]) -> pd.DataFrame:
+    """IoU, on the validation set, of predictors that return the same box for every image.
 
     Args:
         data_dir: folder with the TFRecord shards.
         manifest: what `utils.data.manifest.load_manifest` returns for it.
-        split: "val" or "holdout".
 
     Returns:
         `pandas.DataFrame`, a row for the whole image, for the central box of half its height and
@@ -146,7 +143,7 @@ def fixed_box_baselines(
         fraction of images with an IoU of at least 0.5).
     """
     boxes = pipeline.target_boxes(data_dir, manifest, "train")
-    targets = pipeline.target_boxes(data_dir, manifest, split)
+    targets = pipeline.target_boxes(data_dir, manifest)
     fixed = {
         "whole image": np.array([0, 0, 1, 1], "float32"),
         "central box": np.array([0.25, 0.25, 0.75, 0.75], "float32"),
@@ -159,21 +156,18 @@ def fixed_box_baselines(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def background_baseline(
-    data_dir: str | Path, manifest: dict[str, Any], split: str = "val"
-) -> dict[str, float]:
-    """Metrics of a predictor that labels every pixel background.
+def background_baseline(data_dir: str | Path, manifest: dict[str, Any]) -> dict[str, float]:
+    """Metrics, on the validation set, of a predictor that labels every pixel background.
 
     Args:
         data_dir: folder with the TFRecord shards.
         manifest: what `utils.data.manifest.load_manifest` returns for it.
-        split: "val" or "holdout".
 
     Returns:
         Dict of accuracy, the fraction of background pixels, and iou, its mean over background and
         classes.
     """
-    source = Source(data_dir, manifest, split=split, task="segmentation")
+    source = Source(data_dir, manifest, task="segmentation")
     masks = np.concatenate([masks for _, masks in pipeline.evaluation_batches(source)])
     background = (masks == 0).mean()
     return {"accuracy": background, "iou": background / len(np.unique(masks))}

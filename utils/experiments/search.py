@@ -20,11 +20,11 @@ from filelock import FileLock, Timeout
 
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.experiments.processes import finish
-from utils.files import DamagedFile
+from utils.files import DamagedFile, locked
 from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.recipes import OPTIMIZERS
 from utils.training.results import complete_result
-from utils.training.run_folder import in_use
+from utils.training.run_folder import wait_for_others
 
 with warnings.catch_warnings():  # in a notebook tqdm, which optuna imports, misses ipywidgets
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -130,7 +130,7 @@ def open_study(name: str, journal: str | Path) -> optuna.Study:
     journal = Path(journal).absolute()
     journal.parent.mkdir(parents=True, exist_ok=True)
     # Optuna's own lock is a symbolic link, which a killed process leaves behind.
-    lock = FileLock(journal.with_name(f".{journal.name}.lock"))
+    lock = FileLock(journal.with_name(f".{journal.name}.lock"), fallback_to_soft=False)
     with lock:
         _drop_half_a_line(journal)
     backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
@@ -176,7 +176,7 @@ def sweep(
             config = run_config(point, runs_dir=runs_dir, **options)
             with (
                 contextlib.suppress(Timeout),  # another process works at it
-                FileLock(Path(runs_dir, f".{config.run_id}.lock"), timeout=0),
+                locked(Path(runs_dir, f".{config.run_id}.lock"), timeout=0),
             ):
                 if point in missing_points(study):
                     _run_point(study, point, config)
@@ -193,8 +193,7 @@ def missing_points(study: optuna.Study) -> list[dict[str, Any]]:
 
 def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfig) -> None:
     """Runs a point to its end, and says so, unless its result is there; adds it to the study."""
-    while in_use(config.run_dir):  # by what a killed sweep has started
-        time.sleep(POLL)
+    wait_for_others(config.run_dir, POLL)  # for what a killed sweep has started
     known = complete_result(config) is not None
     result = finish(config)
     space = SPACES[study.study_name].items()

@@ -82,12 +82,11 @@ def _options(form: str, images: Iterable[np.ndarray]) -> dict[str, Any]:
     }
 
 
-def training_images(data_dir: str | Path, count: int = CALIBRATION) -> list[np.ndarray]:
+def training_images(data_dir: str | Path) -> list[np.ndarray]:
     """The first training images of a folder of records.
 
     Args:
         data_dir: folder of the records.
-        count: how many, at most.
 
     Returns:
         List of uint8 arrays (height, width, 3).
@@ -95,7 +94,7 @@ def training_images(data_dir: str | Path, count: int = CALIBRATION) -> list[np.n
     Raises:
         DatasetError: there are no records; says how to have them made.
     """
-    samples = read_samples(data_dir, load_manifest(data_dir, verify=False), count=count)
+    samples = read_samples(data_dir, load_manifest(data_dir, verify=False), count=CALIBRATION)
     return [decode_image(jpeg) for jpeg, _, _ in samples]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.machine_readable import card_metadata
+from utils.analysis.tables import network_of
 from utils.models.build import WEIGHTS_DIR
 from utils.training.predictions import load_predictions
 from utils.training.results import is_reportable, read_result, result_path
@@ -20,9 +21,6 @@ def write_repository(
     folder: Path,
     run_id: str,
     repo_id: str,
-    *,
-    results_dir: str | Path = "report/results",
-    weights_dir: str | Path = WEIGHTS_DIR,
 ) -> None:
     """Writes what a repository of the Hub holds of one network.
 
@@ -31,8 +29,6 @@ def write_repository(
             README.md, the model card; result.json; and classes.json, the words of each class.
         run_id: name of a classification run whose weights are kept.
         repo_id: of the repository, "user/name".
-        results_dir: folder with `<run_id>.json` and `<run_id>.npz`.
-        weights_dir: folder with `<run_id>.keras` and the model card of all networks.
 
     Raises:
         ValueError: there is no such run (lists those that there are), or the repository's name is
@@ -40,8 +36,8 @@ def write_repository(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"repository must be USER/NAME. Received: {repo_id!r}")
-    found = {path.stem: path for path in Path(weights_dir).glob("*.keras")}
-    results = {run: result_path(results_dir, run) for run in found}
+    found = {path.stem: path for path in Path(WEIGHTS_DIR).glob("*.keras")}
+    results = {run: result_path("report/results", run) for run in found}
     kept = {r: read_result(path) for r, path in sorted(results.items()) if path.exists()}
     valid = [run for run, result in kept.items() if is_reportable(result)]
     if run_id not in valid:
@@ -51,8 +47,8 @@ def write_repository(
         )
     with zipfile.ZipFile(found[run_id]) as archive:
         archive.extractall(folder)
-    words = load_predictions(Path(results_dir, f"{run_id}.npz"))["words"]
-    general = Path(weights_dir, "README.md").read_text()
+    words = load_predictions(Path("report/results", f"{run_id}.npz"))["words"]
+    general = Path(WEIGHTS_DIR, "README.md").read_text()
     for name, text in {
         "README.md": model_card(kept[run_id], repo_id, general),
         "result.json": json.dumps(kept[run_id], indent=1),
@@ -74,11 +70,13 @@ def model_card(result: dict[str, Any], repo_id: str, general: str) -> str:
     """
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", general, re.DOTALL | re.MULTILINE))
     metrics, config = result["metrics"], result["config"]
+    start = config.get("initial_weights") or "scratch"
     return f"""{card_metadata([result])}
 # {result["run_id"]}
 
-A FishNet (Sun et al., NeurIPS 2018) for Tiny ImageNet-200 in Keras 3: `{result["preset"]}`, with
-{result["model"]["parameters"]:,} parameters, trained from scratch for {config["epochs"]} epochs.
+The network "{network_of(result)}" of a reproduction of FishNet (Sun et al., NeurIPS 2018) on Tiny
+ImageNet-200, in Keras 3: {result["model"]["parameters"]:,} parameters, trained from {start} for
+{config["epochs"]} epochs.
 Top-1 {metrics["top1"]:.1%} and top-5 {metrics["top5"]:.1%} on the 10,000 validation images.
 
 ```python

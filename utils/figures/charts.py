@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -151,14 +152,16 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
     names = rows.apply(
         lambda row: f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs", axis=1
     )
-    axes.hlines(names, rows["train top-1"], rows["val top-1"], color="0.6", zorder=1)
+    places = np.arange(len(rows))  # names of different networks may be cut to the same
+    axes.hlines(places, rows["train top-1"], rows["val top-1"], color="0.6", zorder=1)
+    axes.set_yticks(places, names)
     sets = {
         "training set": ("train top-1", rows["clean"], "black"),
         "training set, mean of the last epoch": ("train top-1", ~rows["clean"], "0.7"),
         "validation set": ("val top-1", slice(None), "white"),
     }
     for label, (column, shown, face) in sets.items():
-        points = rows[column][shown], names[shown]
+        points = rows[column][shown], places[shown]
         axes.scatter(*points, marker=OURS, color=face, ec="black", label=label, zorder=2)
     axes.set(xlabel="top-1", ylim=(len(rows) - 0.4, -0.6))
     percent(axes.xaxis)
@@ -184,7 +187,8 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """
     recipes = dict.fromkeys(family_of(result["recipe"]) for result in results)
     runs = [[r for r in results if family_of(r["recipe"]) == recipe] for recipe in recipes]
-    heights = [2.0 + 0.16 * math.ceil(len(set(map(_run_label, r))) / _columns(r)) for r in runs]
+    lines = [math.ceil(len(set(map(_network_and_length, r))) / _columns(r)) for r in runs]
+    heights = [2.0 + 0.16 * count for count in lines]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
     rows = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
     colors = colors_of(result["preset"] for result in results)
@@ -201,7 +205,7 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
     """The curves of the runs with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
-    named = {_run_label(run): run for run in runs}
+    named = {_network_and_length(run): run for run in runs}  # seeds of one have one line there
     markers = dict(zip(named, itertools.cycle("os^vDP"), strict=False))
     for result in runs:
         history, preset = result["history"], result["preset"]
@@ -209,14 +213,14 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
         main = min((r for r in runs if r["preset"] == preset), key=_rank)
         is_main = (network, count) == (network_of(main), len(main["history"]["loss"]))
         style = {"color": colors[preset], "alpha": 1 if is_main else 0.5, "lw": 1}
-        label = _run_label(result)
-        marked = {"marker": markers[label], "ms": 3, "markevery": max(1, count // 10), **style}
+        key = _network_and_length(result)
+        marked = {"marker": markers[key], "ms": 3, "markevery": max(1, count // 10), **style}
         for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(range(1, count + 1), history[name], "--", **style)
             evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
-        if named[label] is result:
-            line.set_label(label)
+        if named[key] is result:
+            line.set_label(_run_label(result))
     recipe = family_of(runs[0]["recipe"])
     left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
     right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
@@ -231,6 +235,10 @@ def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[st
 def _rank(result: Mapping[str, Any]) -> tuple[int, bool]:
     """The longest runs first, of these the ones of a network as it is."""
     return -len(result["history"]["loss"]), network_of(result) != result["preset"]
+
+
+def _network_and_length(result: Mapping[str, Any]) -> tuple[str, str, int]:
+    return network_of(result), result["recipe"], len(result["history"]["loss"])
 
 
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:

@@ -18,7 +18,7 @@ _CONNECTIONS = (  # the transfer branches: from, to
 _BOX_WIDTH = 0.7  # of the distance between two stages
 
 
-def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
+def draw_fish(model: keras.Model) -> Axes:
     """Draws a FishNet: a box per stage, as high as its resolution on a log scale.
 
     Each box shows the channels (bold) and the resolution of the stage's output. Straight arrows are
@@ -26,15 +26,13 @@ def draw_fish(model: keras.Model, ax: Axes | None = None) -> Axes:
 
     Args:
         model: a model of `build_fishnet`; shapes are read from its stage layers.
-        ax: matplotlib axes to draw on; by default those of a new figure, 16 cm wide.
 
     Returns:
-        The axes.
+        The axes of a new figure, 16 cm wide.
 
     Source: after figure 2 of arXiv 1901.03495.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(16 / 2.54, 7.6 / 2.54), layout="constrained")
+    _, ax = plt.subplots(figsize=(16 / 2.54, 7.6 / 2.54), layout="constrained")
     shapes = {name: model.get_layer(name).output.shape[1:] for name in STAGES}
     position = {name: x for x, name in enumerate(STAGES)}
     smallest = min(rows for rows, _, _ in shapes.values())

@@ -79,20 +79,19 @@ def _draw_box(axes: Axes, image: np.ndarray, box: Any, color: str) -> None:
         )
 
 
-def plot_samples(samples: Sequence[tuple[bytes, str, Any]], columns: int = 8) -> Figure:
+def plot_samples(samples: Sequence[tuple[bytes, str, Any]]) -> Figure:
     """A sheet of images with their words and boxes.
 
     Args:
         samples: list of (JPEG bytes, words, box), the box as (xmin, ymin, xmax, ymax) in [0, 1] or
             None.
-        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
     images = [decode_image(jpeg) for jpeg, _, _ in samples]
     figure, panels = image_grid(
-        images, columns, titles=[short_name(words) for _, words, _ in samples]
+        images, columns=8, titles=[short_name(words) for _, words, _ in samples]
     )
     for axes, image, (_, _, box) in zip(panels, images, samples, strict=True):
         if box is not None:
@@ -100,17 +99,16 @@ def plot_samples(samples: Sequence[tuple[bytes, str, Any]], columns: int = 8) ->
     return figure
 
 
-def plot_batch(images: Sequence[np.ndarray], columns: int = 12) -> Figure:
+def plot_batch(images: Sequence[np.ndarray]) -> Figure:
     """Images of a batch as the network sees them.
 
     Args:
         images: uint8 (batch, height, width, 3).
-        columns: images per row.
 
     Returns:
         The matplotlib `Figure`.
     """
-    return image_grid(list(images), columns)[0]
+    return image_grid(list(images), columns=12)[0]
 
 
 def plot_predictions(predictions: Mapping[str, Any], rows: int = 4, columns: int = 6) -> Figure:

@@ -59,18 +59,17 @@ def plot_side_by_side(table: pd.DataFrame) -> Any:
     return figure
 
 
-def plot_profile(table: pd.DataFrame, count: int = 12) -> Any:
-    """Where the time of a training step goes.
+def plot_profile(table: pd.DataFrame) -> Any:
+    """Where the time of a training step goes: the twelve kinds of operations that take most.
 
     Args:
         table: as `utils.analysis.performance.profile_table` returns it.
-        count: kinds of operations that are shown.
 
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.25 * count + 0.5))
-    long = table.head(count).reset_index().melt("operation", var_name="layers")
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.5))
+    long = table.head(12).reset_index().melt("operation", var_name="layers")
     sns.barplot(long, y="operation", x="value", hue="layers", ax=axes)
     axes.set(xlabel="ms per training step, summed over threads", ylabel="")
     axes.legend(title="")

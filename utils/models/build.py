@@ -113,7 +113,8 @@ def load_weights(
         )
     trained = load_model(path, compile=False)
     size, classes = trained.input_shape[1], _classes(trained)
-    wanted = (size if image_size is None else image_size, num_classes or classes)
+    wanted = (size if image_size is None else image_size,
+              classes if num_classes is None else num_classes)  # fmt: skip
     if wanted == (size, classes):
         return trained
     model = _rebuilt(trained, *wanted)
@@ -143,6 +144,9 @@ def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.M
             f"image_size must be a multiple of the total stride of {trained.name}, {stride}. "
             f"Received: {image_size}"
         )
+
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1. Received: {num_classes}")
 
     def rebuilt(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()

@@ -115,14 +115,12 @@ class Handlers:
 
 
 def build_page(
-    results_dir: str | Path = "report/results",
     weights_dir: str | Path = "report/weights",
     data_dir: str | Path = "data/tiny-imagenet",
 ) -> gr.Blocks:
     """Builds the page; `launch_page` serves it.
 
     Args:
-        results_dir: folder with `<run_id>.npz`.
         weights_dir: folder with `<run_id>.keras`.
         data_dir: folder of the records, whose validation images are shown where they are.
 
@@ -132,8 +130,8 @@ def build_page(
     Raises:
         ValueError: there is no kept classifier.
     """
-    networks = Networks(results_dir, weights_dir)
-    do = Handlers(networks, results_dir, data_dir)
+    networks = Networks("report/results", weights_dir)
+    do = Handlers(networks, "report/results", data_dir)
     choices = [(title, run_id) for run_id, title in networks.titles.items()]
     title = "FishNet on Tiny ImageNet"
     with gr.Blocks(title=title, analytics_enabled=False) as page:

@@ -27,8 +27,3 @@ def render(contents: dict[str, Any]) -> str:
         before, after = html.split(mark)
         html = before + text + after
     return html
-
-
-def data_of(html: str) -> dict[str, Any]:
-    """The contents that `render` filled in."""
-    return json.loads(html.split('type="application/json">')[1].split("</script>")[0])

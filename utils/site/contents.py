@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images, layers_in
 from utils.analysis.published import COURSE_REPORT, LITERATURE
-from utils.analysis.tables import Results, summary
+from utils.analysis.tables import Results, kept, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
 from utils.files import load_model
@@ -26,11 +26,8 @@ COURSE_EPOCHS = 30
 Predictions = Mapping[str, Mapping[str, Any]]  # by run, as `load_predictions` returns them
 
 
-def site_contents(root: str | Path = ".") -> dict[str, Any]:
-    """All that the page shows.
-
-    Args:
-        root: the project's folder.
+def site_contents() -> dict[str, Any]:
+    """All that the page shows, from the project's folder.
 
     Returns:
         Dict that can be written as JSON. Accuracies are fractions in [0, 1], classes are indices
@@ -39,7 +36,7 @@ def site_contents(root: str | Path = ".") -> dict[str, Any]:
     Raises:
         ValueError: there is no complete run.
     """
-    results_dir = Path(root, "report/results")
+    results_dir = Path("report/results")
     results = load_results(results_dir)
     if not results:
         raise ValueError(f"{results_dir} has no complete run; 03_train makes one.")
@@ -49,8 +46,9 @@ def site_contents(root: str | Path = ".") -> dict[str, Any]:
     palette = colors_of(result["preset"] for result in results)
     colors = {preset: to_hex(color) for preset, color in palette.items()}
     first = predictions[results[0]["run_id"]]
-    best = results[-1]["run_id"]
-    model = load_model(Path(root, f"report/weights/{best}.keras"))
+    weights_dir = Path("report/weights")
+    best = kept(results, weights_dir)[-1]["run_id"]
+    model = load_model(weights_dir / f"{best}.keras")
     return {
         "repository": REPOSITORY,
         "runs": [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in results],
@@ -69,7 +67,7 @@ def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
     renamed = {"val top-1": "top1", "val top-5": "top5", "train top-1": "train_top1"}
     table = summary(results).rename(columns=renamed | {"MACs": "macs", "s / epoch": "seconds"})
     table["color"] = [colors[network.split(",")[0]] for network in table["network"]]
-    return table.to_dict("records")
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class RunConfig:
         """Refuses options and tasks that a dataset does not have, and sizes of no network."""
         options = PREPARED_WITH.get(self.dataset, {})
         for name, datasets in (("image_size", "folder and imagenet"), ("val_share", "folder")):
-            if name not in options and getattr(self, name):
+            if name not in options and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name} must be None for any dataset but {datasets}. "
                     f"Received: dataset={self.dataset!r}"
@@ -308,7 +308,8 @@ class RunConfig:
     def data_options(self) -> dict[str, typing.Any]:
         """The options of `utils.data.prepare.prepare_dataset` besides the archive."""
         usual = PREPARED_WITH.get(self.dataset, {})
-        return {name: getattr(self, name) or value for name, value in usual.items()}
+        given = {name: getattr(self, name) for name in usual}
+        return {**usual, **{name: value for name, value in given.items() if value is not None}}
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""

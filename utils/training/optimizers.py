@@ -156,15 +156,14 @@ class Muon(SGD):
         return {**super().get_config(), **own, "weight_decay": self.decay}
 
 
-def orthogonalized(matrices: Any, steps: int = 5) -> Any:
+def orthogonalized(matrices: Any) -> Any:
     """Brings all singular values of matrices near 1 and leaves their singular vectors as they are.
 
-    Newton and Schulz's iteration, with coefficients that raise small values fastest and leave all
-    of them between about 0.7 and 1.2.
+    Five steps of Newton and Schulz's iteration, with coefficients that raise small values fastest
+    and leave all of them between about 0.7 and 1.2.
 
     Args:
         matrices: (..., rows, columns), float32.
-        steps: of the iteration.
 
     Returns:
         Matrices of the same shape.
@@ -175,7 +174,7 @@ def orthogonalized(matrices: Any, steps: int = 5) -> Any:
     is_wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if is_wide else ops.swapaxes(matrices, -1, -2)
     x = x / (ops.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         gram = ops.matmul(x, ops.swapaxes(x, -1, -2))
         x = 3.4445 * x + ops.matmul(2.0315 * ops.matmul(gram, gram) - 4.7750 * gram, x)
     return x if is_wide else ops.swapaxes(x, -1, -2)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from utils.data.manifest import Manifest
-from utils.data.pipeline import Batches, evaluation_batches, feed
+from utils.data.pipeline import Batches, evaluation_batches
 from utils.data.plan import Source
 from utils.data.read_records import encoded_images
 from utils.files import DamagedFile, compact_model, load_model, replacing
@@ -85,10 +85,8 @@ def keep_predictions(
     Returns:
         The accuracy of the mean with flipped images, as part of a result.
     """
-    batches = evaluation_batches(source)
-    probabilities = _predict(model, batches)
-    flipped = _predict(model, evaluation_batches(source, flipped=True))
-    labels = np.concatenate([labels for _, labels in batches])
+    probabilities, labels = _predict(model, evaluation_batches(source))
+    flipped, _ = _predict(model, evaluation_batches(source, flipped=True))
     save_predictions(
         predictions_path(config.result_file, config.run_dir, result),
         probabilities=probabilities,
@@ -100,10 +98,11 @@ def keep_predictions(
     return {"top1": float(correct.mean()), "split": config.split}
 
 
-def _predict(model: keras.Model, batches: Batches) -> np.ndarray:
-    """Probabilities (images, classes); labels are passed over."""
-    logits = model.predict(feed(batches), verbose=0)
-    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+def _predict(model: keras.Model, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (images, classes) and labels (images,)."""
+    found = [(model.predict_on_batch(images), labels) for images, labels in batches]
+    logits, labels = map(np.concatenate, zip(*found, strict=True))
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
 
 
 def is_kept(result: dict[str, Any]) -> bool:
@@ -130,7 +129,6 @@ def save_predictions(
     manifest: Manifest,
     images: Sequence[bytes],
     samples: int = SAMPLES,
-    seed: int = 0,
 ) -> None:
     """Keeps what the analysis needs of a run's predictions, in some hundred kilobytes.
 
@@ -140,9 +138,8 @@ def save_predictions(
         labels: (images,) from 0.
         manifest: of the dataset.
         images: the JPEG bytes of the same images, in the same order.
-        samples: how many of them are kept for the sheet of predictions, drawn at random; the
-            images of the most confused classes are kept behind these.
-        seed: of that draw, so that every run keeps the same images.
+        samples: how many of them are kept for the sheet of predictions, drawn at random, the same
+            ones of every run; the images of the most confused classes are kept behind these.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     predictions: dict[str, Any] = {
@@ -151,7 +148,7 @@ def save_predictions(
         "probabilities": np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
         "words": np.array(manifest["words"]),
     }
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(labels))[:samples])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(labels))[:samples])
     kept = np.array([*drawn, *itertools.chain(*confused_images(predictions))], int)
     encoded = [np.frombuffer(images[i], np.uint8) for i in kept]
     with replacing(path) as file:
@@ -194,18 +191,15 @@ def decode_image(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
-def confused_images(
-    predictions: Mapping[str, Any], pairs: int = 6, each: int = 3
-) -> list[list[int]]:
+def confused_images(predictions: Mapping[str, Any], pairs: int = 6) -> list[list[int]]:
     """Images of the most confused pairs that were taken for the other class.
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
         pairs: how many pairs.
-        each: images of each of its two classes, or fewer where there are fewer.
 
     Returns:
-        Image indices per pair, most confident prediction first.
+        Image indices per pair, up to three of each of its classes, most confident prediction first.
     """
     labels, predicted = predictions["labels"], predictions["classes"][:, 0]
     confident = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
@@ -213,7 +207,7 @@ def confused_images(
     found = []
     for a, b in zip(first[:pairs], second[:pairs], strict=True):
         ways = [(labels[confident] == x) & (predicted[confident] == y) for x, y in ((a, b), (b, a))]
-        found.append([int(i) for way in ways for i in confident[way][:each]])
+        found.append([int(i) for way in ways for i in confident[way][:3]])
     return found
 
 

@@ -305,7 +305,7 @@ def current_name(name: str, version: int = 1) -> str:
 
 def family_of(name: str) -> str:
     """The name of a recipe without its version."""
-    return name.split("-v")[0]
+    return re.sub(r"-v\d+$", "", name)
 
 
 def name_in_runs(name: str) -> str:

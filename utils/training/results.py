@@ -140,6 +140,21 @@ def read_result(path: str | Path) -> dict[str, Any]:
     return result
 
 
+def read_complete(path: str | Path) -> dict[str, Any]:
+    """Reads a result, as `read_result`, of a run that must be complete.
+
+    Args:
+        path: the `.json` file.
+
+    Raises:
+        ValueError: the run is not complete, or the file not a result; names it.
+    """
+    result = read_result(path)
+    if result["status"] != "complete":
+        raise ValueError(f"{Path(path).stem} is not complete; run it to its end first.")
+    return result
+
+
 def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> dict[str, Any] | None:
     """The result of a run if it is complete, wherever the run was trained.
 

@@ -78,14 +78,14 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
     source = source_of(config, manifest)
     _ = source.steps  # refuses a batch larger than the data before anything is written
     folder = Path(config.run_dir)
-    if complete := results.complete_result(config, sha256):
-        _print_log(config, complete)
-        if watch:
-            watch(complete)
+    if complete := _complete(config, sha256, watch):
         return complete
-    config = with_precision(config)
     lock = run_folder.lock(folder) if devices.is_main else contextlib.nullcontext()
     with _full_disk_named(), lock:
+        # While this one waited for its lease, another session may have finished the run.
+        if devices.processes == 1 and (complete := _complete(config, sha256, watch)):
+            return complete
+        config = with_precision(config)
         if devices.is_main:
             run_folder.check_config(folder, config, sha256)
         result = results.new_result(config, manifest, sha256)
@@ -141,22 +141,22 @@ def _fit(
     ):
         while state.epoch < config.epochs:
             last = _next_stop(config, model, state)
-            together = feeder.together(steps, state.step)
+            steps_per_execution = feeder.steps_per_execution(steps, state.step)
             training = training_batches(
                 source, epochs=last, start=state.epoch * steps + state.step, devices=devices
             )
             model.fit(
-                feeder(training, together),
+                feeder(training, steps_per_execution),
                 initial_epoch=state.epoch,
                 epochs=last,
-                steps_per_epoch=(steps - state.step) // together,
+                steps_per_epoch=(steps - state.step) // steps_per_execution,
                 validation_data=evaluation,
                 validation_freq=config.evaluated_epochs,
                 callbacks=[
-                    Measurements(config, state, steps, sums, end_epoch, together),
+                    Measurements(config, state, steps, sums, end_epoch, steps_per_execution),
                     Progress(config, source, state, bar),
-                    Checkpoints(config, state, steps, save, signals, devices, together),
-                    *_callbacks_of(config, state),
+                    Checkpoints(config, state, steps, save, signals, devices, steps_per_execution),
+                    *_callbacks_of(config, state, devices),
                 ],
                 shuffle=False,  # the batches come shuffled
                 verbose=0,
@@ -229,13 +229,20 @@ def _full_disk_named() -> Iterator[None]:
         ) from error
 
 
-def _print_log(config: ResolvedConfig, result: dict[str, Any]) -> None:
+def _complete(config: ResolvedConfig, sha256: str, watch: Watch | None) -> dict[str, Any] | None:
+    """The result of a run if it is complete; then its log is printed."""
+    result = results.complete_result(config, sha256)
+    if result is None:
+        return None
     print(
         f"{config.run_id} is complete; nothing to do. (Without {config.result_file}, or with "
         "another run_dir, it is trained again.) Its log:"
     )
     for epoch in range(config.epochs):
         print(results.epoch_line(result, epoch))
+    if watch:
+        watch(result)
+    return result
 
 
 def _restore(
@@ -281,7 +288,9 @@ def _record(config: ResolvedConfig, result: dict[str, Any], state: TrainState) -
     results.write_result(config.result_file, result)
 
 
-def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callbacks.Callback]:
+def _callbacks_of(
+    config: ResolvedConfig, state: TrainState, devices: Devices
+) -> list[keras.callbacks.Callback]:
     """What a run has beside its measurements and checkpoints."""
     found: list[keras.callbacks.Callback] = []
     recipe = config.full_recipe
@@ -295,7 +304,7 @@ def _callbacks_of(config: ResolvedConfig, state: TrainState) -> list[keras.callb
                 patience=recipe.plateau_patience,
             )
         )
-    if config.tensorboard:
+    if config.tensorboard and devices.is_main:
         found.append(tensorboard(config))
     if recipe.ema:
         found.append(RawWeights())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ class DamagedCheckpoint(CheckpointError):
 
 
 @contextlib.contextmanager
-def lock(folder: Path, wait: bool = True) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder; the system opens it again if this one dies.
 
     On a drive without locks, or one that other machines write to (Google Drive), it is a lease: a
@@ -67,7 +68,6 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
 
     Args:
         folder: made when missing.
-        wait: whether to wait for a lease that may be void.
 
     Raises:
         FolderInUse: another process is in it.
@@ -80,7 +80,7 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
             without = stack.enter_context(locked(file, timeout=0))
             if without or is_mounted(file.parent):
                 file = file.with_name(LEASE)
-                stack.enter_context(_leased(file, wait))
+                stack.enter_context(_leased(file))
         except Timeout:
             # A lease that was half-written when its process died is empty, and never void.
             empty = " If there is none, delete that file." if file.name == LEASE else ""
@@ -95,7 +95,7 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _leased(file: Path, wait: bool) -> AcquireReturnProxy:
+def _leased(file: Path) -> AcquireReturnProxy:
     """Takes the lease of a folder."""
 
     def lost(_: Any) -> None:
@@ -105,26 +105,30 @@ def _leased(file: Path, wait: bool) -> AcquireReturnProxy:
             flush=True,
         )
 
-    if wait and file.exists():
+    if file.exists():
         print(
             f"{file} says that another process trains here, or has died. Looking for up to "
             f"{LEASE_SECONDS:.0f} seconds whether it still does …",
             flush=True,
         )
     lease = SoftFileLease(file, lease_duration=LEASE_SECONDS, on_compromise=lost)
-    timeout = 1.25 * LEASE_SECONDS if wait else 0
-    return lease.acquire(timeout=timeout, poll_interval=LEASE_SECONDS / 60)
+    return lease.acquire(timeout=1.25 * LEASE_SECONDS, poll_interval=LEASE_SECONDS / 60)
 
 
-def in_use(folder: Path | str) -> bool:
-    """Whether another process is in a folder (see `lock`); a missing one is not in use."""
-    if not Path(folder, LOCK).exists():
-        return False
-    try:
-        with lock(Path(folder), wait=False):
-            return False
-    except FolderInUse:
-        return True
+def wait_for_others(folder: Path | str, pause: float) -> None:
+    """Waits until no other process is in a folder (see `lock`); none is in a missing one.
+
+    Args:
+        folder: which may be missing.
+        pause: seconds between looks.
+
+    Raises:
+        TrainingError: it cannot be locked.
+    """
+    while Path(folder, LOCK).exists():
+        with contextlib.suppress(FolderInUse), lock(Path(folder)):
+            return
+        time.sleep(pause)
 
 
 def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:

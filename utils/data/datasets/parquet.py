@@ -24,7 +24,7 @@ from utils.data.archives import Archive, DatasetError, Member
 from utils.data.datasets.tiny_imagenet import OFFICIAL_CLASSES_SHA256
 
 ENDING = ".parquet"
-SPLITS = {"train": "train", "val": "val"}  # what the path of a file begins with, or its name
+SPLITS = ("train", "val")  # what the path of a file begins with, or its name
 OFFICIAL = Path(__file__).with_name("official.npz")
 
 Names = dict[tuple[str, str, int], list[str]]  # of files, by split, wnid and CRC-32
@@ -105,7 +105,7 @@ def _tables(source: Archive) -> Iterator[tuple[str, str, Any]]:
 
 def _split_of(name: str) -> str | None:
     parts = name.lower().split("/")
-    return next((s for s, start in SPLITS.items() for p in parts if p.startswith(start)), None)
+    return next((s for s in SPLITS for p in parts if p.startswith(s)), None)
 
 
 def _class_names(source: Archive, table: Any) -> list[str]:

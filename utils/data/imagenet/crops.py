@@ -49,7 +49,9 @@ def opencv() -> Any:
     return cv2
 
 
-def draw_resized_crops(count: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+def draw_crops_and_colors(
+    count: int, random: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws how each image of a batch is cropped, colored and flipped, a column per image.
 
     Args:
@@ -99,7 +101,7 @@ def augmented(image: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         image: uint8 (height, width, 3).
-        numbers: of `draw_resized_crops`, for this image.
+        numbers: of `draw_crops_and_colors`, for this image.
         size: of the result, in pixels.
 
     Returns:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tqdm import tqdm
 
 from utils import tfrecord
 from utils.data.archives import DatasetError
@@ -23,6 +22,7 @@ from utils.data.manifest import (
     write_manifest,
 )
 from utils.files import replacing
+from utils.progress import Bar
 
 CLASS_LISTS = ("synsets.txt", "label.labels.txt")  # a class per line, in the order of the labels
 WORDS = "words.txt"  # a class, a tab and its words per line
@@ -70,7 +70,8 @@ def index_records(
     for prefix, paths in shards.items():
         with ThreadPoolExecutor(INTERLEAVED) as pool:
             look = functools.partial(_look_at, layout=layout, classes=classes)
-            found = list(tqdm(pool.map(look, paths), f"Indexing {prefix}", len(paths)))
+            bar = Bar(pool.map(look, paths), desc=f"Indexing {prefix}", total=len(paths))
+            found = list(bar)
         problems += [what for what in found if isinstance(what, str)]
         places = [what for what in found if not isinstance(what, str)]
         counts = [len(place) for place in places]
@@ -174,7 +175,9 @@ def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str
             raise ValueError("it is empty")
         record = tfrecord.read_at(path, *map(int, places[0]))
         _check(tfrecord.Example.FromString(record), layout, classes)
-    except (tfrecord.DamagedRecord, DecodeError, ValueError) as error:
+    except IndexError:
+        return f"{path.name}: the image or the label of a record is empty or of another type"
+    except (DecodeError, ValueError) as error:
         return str(error) if path.name in str(error) else f"{path.name}: {error}"
     return places
 

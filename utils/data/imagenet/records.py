@@ -152,13 +152,14 @@ class RecordFiles:
             raise DatasetError(f"{path}, record at byte {start}: {error}") from error
 
     def read(
-        self, rows: np.ndarray, moves: tuple[np.ndarray, np.ndarray] | None = None
+        self, rows: np.ndarray, crops: np.ndarray | None = None, flipped: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes images on all cores.
 
         Args:
             rows: int (batch,); a negative one is a black image of label 0.
-            moves: of `draw_resized_crops`; None or no numbers take the center.
+            crops: of `draw_crops_and_colors`; None takes the center.
+            flipped: bool (batch,); None flips none.
 
         Returns:
             (uint8 (batch, size, size, 3), int32 labels (batch,)).
@@ -178,11 +179,11 @@ class RecordFiles:
             except ValueError as error:
                 path = self.paths[self.shards[rows[index]]]
                 raise DatasetError(f"{path}: {error}") from error
-            if moves is None or not len(moves[0]):
+            if crops is None:
                 image = center_crop(image, self.size)
             else:
-                image = augmented(image, moves[0][:, index], self.size)
-            images[index] = image[:, ::-1] if moves and moves[1][index] else image
+                image = augmented(image, crops[:, index], self.size)
+            images[index] = image if flipped is None or not flipped[index] else image[:, ::-1]
 
         list(_threads().map(fill, range(len(rows))))
         return images, labels

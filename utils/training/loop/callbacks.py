@@ -55,7 +55,7 @@ class Measurements(keras.callbacks.Callback):
         sums: pairs (variable, array) of what the metrics had added up in an epoch that was cut
             off; `fit` begins every epoch at zero.
         end_epoch: called after each epoch.
-        together: steps that one program trains, as which `fit` counts them.
+        steps_per_execution: steps that one program trains, as which `fit` counts them.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Measurements(keras.callbacks.Callback):
         steps: int,
         sums: list[tuple[Any, Any]],
         end_epoch: Callable[[], None],
-        together: int = 1,
+        steps_per_execution: int = 1,
     ) -> None:
         super().__init__()
-        self.together = together
+        self.steps_per_execution = steps_per_execution
         self.config, self.state, self.steps, self.end_epoch = config, state, steps, end_epoch
         self.sums = sums if state.step else []
         self.first_step = state.step
@@ -82,9 +82,9 @@ class Measurements(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the step, and checks the loss every 20 steps."""
-        self.state.step = self.first_step + (batch + 1) * self.together
+        self.state.step = self.first_step + (batch + 1) * self.steps_per_execution
         self.state.elapsed = time.perf_counter() - self.start
-        if batch * self.together % CHECK_EVERY < self.together:
+        if batch * self.steps_per_execution % CHECK_EVERY < self.steps_per_execution:
             check_finite(logs["loss"])
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -129,7 +129,7 @@ class Checkpoints(keras.callbacks.Callback):
         save: writes a checkpoint.
         signals: names of those caught so far, see `held_back_signals`.
         devices: that train together; all of them end where one of their processes gets a signal.
-        together: steps that one program trains; between them nothing can be saved.
+        steps_per_execution: steps that one program trains; between them nothing can be saved.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Checkpoints(keras.callbacks.Callback):
         save: Callable[[], None],
         signals: list[str],
         devices: Devices,
-        together: int = 1,
+        steps_per_execution: int = 1,
     ) -> None:
         super().__init__()
-        self.together, self.devices = together, devices
+        self.steps_per_execution, self.devices = steps_per_execution, devices
         self.state, self.steps, self.save, self.signals = state, steps, save, signals
         self.epochs, self.every = config.epochs, config.checkpoint_steps(steps)
         self.saved = time.monotonic()
@@ -166,7 +166,11 @@ class Checkpoints(keras.callbacks.Callback):
     def _is_due(self) -> bool:
         done = self.state.epoch * self.steps + self.state.step
         age = time.monotonic() - self.saved
-        return bool(self.signals) or done % self.every < self.together or age >= CHECKPOINT_SECONDS
+        return (
+            bool(self.signals)
+            or done % self.every < self.steps_per_execution
+            or age >= CHECKPOINT_SECONDS
+        )
 
     def _save(self) -> None:
         self.save()
