@@ -119,8 +119,8 @@ def summary(results: Results) -> pd.DataFrame:
     Returns:
         `pandas.DataFrame`, a row per network, recipe and number of epochs; the recipe `course`
         last, of the others those of most epochs and then the most accurate first: recipe, epochs,
-        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the median
-        run), device, clean (whether the next column is evaluated, or is the mean of the last epoch
+        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the
+        fastest run, as other work only slows one down), device, clean (whether the next column is evaluated, or is the mean of the last epoch
         for lack of that), train top-1, val top-1 and val top-5 (means over the seeds, as
         fractions), error (of val top-1: the standard deviation over the seeds, of a single run the
         binomial standard error of its images).
@@ -133,7 +133,7 @@ def summary(results: Results) -> pd.DataFrame:
     rows = table.groupby(["recipe", "epochs", "network"], as_index=False).agg(
         {
             **dict.fromkeys(["parameters", "MACs", "device"], "first"),
-            **{"s / epoch": "median", "clean": "all", "images": "first", "run": "count"},
+            **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
             **dict.fromkeys(["train top-1", "val top-1", "val top-5"], "mean"),
         }
     )
@@ -284,30 +284,29 @@ def markdown_commands(results: Results) -> str:
     return "\n".join(["```", *(result["command"] for result in results), "```"])
 
 
-def filled_in(results: Results, results_dir: str | Path, root: str | Path = ".") -> dict[Path, str]:
+def filled_in(results: Results, results_dir: str | Path) -> dict[Path, str]:
     """The README and the model card with the tables of these results, and the CSV of all runs.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
         results_dir: folder of all results and of their predictions.
-        root: folder of the project.
 
     Returns:
         Dict of path: its new text; nothing is written.
     """
-    readme, card = Path(root, "README.md"), Path(root, "report/weights/README.md")
+    readme, card = Path("README.md"), Path("report/weights/README.md")
     text = fill_in(readme.read_text(), "results", markdown_results(results))
     text = fill_in(text, "times", markdown_times(results))
     text = fill_in(text, "commands", markdown_commands(results))
     metrics = markdown_metrics(results, results_dir, card.parent)
     body = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(), flags=re.DOTALL)
-    library = Path(root, "docs/library.md")
+    library = Path("docs/library.md")
     exports = markdown_exports(read_result(result_path(results_dir, "export-parity")))
     return {
         readme: text,
         library: fill_in(library.read_text(), "exports", exports),
         card: card_metadata(kept(results, card.parent)) + fill_in(body, "metrics", metrics),
-        Path(root, "report/results.csv"): results_csv(results_dir),
+        Path("report/results.csv"): results_csv(results_dir),
     }
 
 
