@@ -15,7 +15,7 @@ from utils.analysis.predictions import (
     expected_calibration_error,
     per_class_accuracy,
 )
-from utils.analysis.tables import network_of, summary
+from utils.analysis.tables import kept, network_of, summary
 from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
@@ -100,10 +100,9 @@ def measured(results_dir: Path) -> dict[str, Any]:
     reported = load_results(results_dir)
     everything = [read_result(path) for path in sorted(results_dir.glob("*.json"))]
     everything = [result for result in everything if result["status"] == "complete"]
-    kept = {
+    predictions = {
         r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz")
-        for r in reported
-        if (results_dir / f"{r['run_id']}.npz").exists()
+        for r in kept(reported, results_dir, ".npz")
     }
     return {
         "runs": [result["run_id"] for result in reported],
@@ -115,12 +114,12 @@ def measured(results_dir: Path) -> dict[str, Any]:
         "symptoms": _symptoms(results_dir),
         "spread": spread_between_seeds(everything),
         "calibration": {
-            run: expected_calibration_error(calibration(predictions))
-            for run, predictions in kept.items()
+            run: expected_calibration_error(calibration(found))
+            for run, found in predictions.items()
         },
         "classes": {
-            run: per_class_accuracy(predictions).reset_index().values.tolist()
-            for run, predictions in kept.items()
+            run: per_class_accuracy(found).reset_index().values.tolist()
+            for run, found in predictions.items()
         },
         "results": [_row(result) for result in everything],
     }

@@ -119,11 +119,11 @@ def summary(results: Results) -> pd.DataFrame:
     Returns:
         `pandas.DataFrame`, a row per network, recipe and number of epochs; the recipe `course`
         last, of the others those of most epochs and then the most accurate first: recipe, epochs,
-        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the
-        fastest run, as other work only slows one down), device, clean (whether the next column is evaluated, or is the mean of the last epoch
-        for lack of that), train top-1, val top-1 and val top-5 (means over the seeds, as
-        fractions), error (of val top-1: the standard deviation over the seeds, of a single run the
-        binomial standard error of its images).
+        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the fastest
+        run, as other work only slows one down), device, clean (whether the next column is
+        evaluated, or is the mean of the last epoch for lack of that), train top-1, val top-1 and
+        val top-5 (means over the seeds, as fractions), error (of val top-1: the standard deviation
+        over the seeds, of a single run the binomial standard error of its images).
     """
     table = results_table(results)
     table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
@@ -244,9 +244,9 @@ def markdown_metrics(
     return _markdown(header, rows)
 
 
-def kept(results: Results, weights_dir: str | Path) -> list[dict[str, Any]]:
-    """The results of the networks whose weights are in a folder."""
-    return [r for r in results if (Path(weights_dir) / f"{r['run_id']}.keras").exists()]
+def kept(results: Results, folder: str | Path, ending: str = ".keras") -> list[dict[str, Any]]:
+    """The results of the runs whose weights, or with `.npz` predictions, are in a folder."""
+    return [r for r in results if Path(folder, r["run_id"] + ending).exists()]
 
 
 def markdown_exports(result: dict[str, Any]) -> str:

@@ -38,20 +38,19 @@ def site_contents() -> dict[str, Any]:
     """
     results_dir = Path("report/results")
     results = load_results(results_dir)
-    if not results:
+    shown = kept(results, results_dir, ".npz")  # in the table are all
+    if not shown:
         raise ValueError(f"{results_dir} has no complete run; 03_train makes one.")
-    predictions = {
-        r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz") for r in results
-    }
+    predictions = {r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz") for r in shown}
     palette = colors_of(result["preset"] for result in results)
     colors = {preset: to_hex(color) for preset, color in palette.items()}
-    first = predictions[results[0]["run_id"]]
+    first = predictions[shown[0]["run_id"]]
     weights_dir = Path("report/weights")
-    best = kept(results, weights_dir)[-1]["run_id"]
+    best = kept(shown, weights_dir)[-1]["run_id"]
     model = load_model(weights_dir / f"{best}.keras")
     return {
         "repository": REPOSITORY,
-        "runs": [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in results],
+        "runs": [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in shown],
         "table": _rows(results, colors),
         "words": [str(words) for words in first["words"]],
         "labels": _base64(first["labels"]),
