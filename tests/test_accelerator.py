@@ -91,7 +91,9 @@ def test_images_on_the_device(shapes, tmp_path):
         fed, whole, cut = (found[name][measured] for name in ("fed", "whole", "cut"))
         assert cut == whole
         assert whole["loss"] == pytest.approx(fed["loss"], rel=1e-4)
-    assert found["whole"]["history"]["loss"] == pytest.approx(found["fed"]["history"]["loss"])
+    assert found["whole"]["history"]["loss"] == pytest.approx(
+        found["fed"]["history"]["loss"], rel=1e-5
+    )
     assert found["cut"]["history"]["loss"] == found["whole"]["history"]["loss"]
     assert found["programs"] >= 1
     assert found["cache"] == str(tmp_path / "compiled")  # the first one's, for the whole process

@@ -190,7 +190,7 @@ def test_kept_networks_by_name():
     with pytest.raises(ValueError, match="must be a classification run") as error:
         load_classifier("localization-simple-seed0")  # kept, but without words
     assert "localization" not in str(error.value).split("Received")[0]
-    network, words = load_classifier("simple-tuned-8ep-seed0")
+    network, words = load_classifier("simple-tuned-20ep-seed0")
     assert network.output_shape == (None, 200)
     assert len(words) == 200
 

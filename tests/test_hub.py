@@ -14,7 +14,7 @@ from utils.export import hub as module
 from utils.export.hub import main, upload, write_repository
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
-RUN = "simple-tuned-8ep-seed0"
+RUN = "simple-tuned-20ep-seed0"
 RESULT = json.loads(Path(f"report/results/{RUN}.json").read_text())
 
 

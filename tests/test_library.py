@@ -13,7 +13,7 @@ NAME = "segmentation-simple-tail-seed0"  # the smallest
 
 @pytest.fixture(scope="module")
 def trained():
-    return load_weights("simple-tuned-8ep-seed0")
+    return load_weights("simple-tuned-20ep-seed0")
 
 
 def head_layers(new, old):
@@ -28,20 +28,20 @@ def head_layers(new, old):
 
 def test_by_name_and_by_path(trained):
     assert (trained.input_shape, trained.output_shape) == ((None, 64, 64, 3), (None, 200))
-    again = load_weights("report/weights/simple-tuned-8ep-seed0.keras", num_classes=200)
+    again = load_weights("report/weights/simple-tuned-20ep-seed0.keras", num_classes=200)
     assert head_layers(again, trained) == set()
     built = build_model("simple", normalization=([0] * 3, [1] * 3))
     assert [w.shape for w in built.weights] == [w.shape for w in trained.weights]
 
 
 def test_other_sizes_and_classes(trained):
-    model = load_weights("simple-tuned-8ep-seed0", image_size=96, num_classes=7)
+    model = load_weights("simple-tuned-20ep-seed0", image_size=96, num_classes=7)
     assert (model.input_shape, model.output_shape) == ((None, 96, 96, 3), (None, 7))
     assert head_layers(model, trained) == {"logits"}
     kernel = np.asarray(model.get_layer("logits").kernel)
     assert kernel.std() == pytest.approx((2 / 7) ** 0.5, rel=0.1)  # as `build_model` has it
     features = []
-    larger = load_weights("simple-tuned-8ep-seed0", image_size=96)
+    larger = load_weights("simple-tuned-20ep-seed0", image_size=96)
     assert head_layers(larger, trained) == set()
     # A constant image has constant features where no edge is in sight: before the first padding.
     for model in (trained, larger):
@@ -64,9 +64,9 @@ def test_errors_name_what_there_is(tmp_path):
     with pytest.raises(ValueError, match="kept weights: none; or the path of a .keras file"):
         load_weights("simple", weights_dir=tmp_path)
     with pytest.raises(ValueError, match="multiple of the total stride of simple, 32.*: 100"):
-        load_weights("simple-tuned-8ep-seed0", image_size=100)
+        load_weights("simple-tuned-20ep-seed0", image_size=100)
     with pytest.raises(ValueError, match="num_classes must be at least 1. Received: 0"):
-        load_weights("simple-tuned-8ep-seed0", num_classes=0)
+        load_weights("simple-tuned-20ep-seed0", num_classes=0)
 
 
 def test_a_network_with_a_box_for_images_of_another_size():

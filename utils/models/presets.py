@@ -196,6 +196,8 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # papermill notebooks/03_train.ipynb report/executed/complex.ipynb -p preset complex
     # -p epochs 12
     # With -p recipe tuned-v1, 12 epochs: 74 minutes, val top-1 47.6 % (complex-tuned-12ep-seed0).
+    # On one of two busy CPU cores, with -p epochs 30 -p activation silu,
+    # 30 epochs: 339 minutes, val top-1 56.1 % (complex-tuned-v2-30ep-activation-silu-seed0).
     # On an H100, by the command in the README,
     # 100 epochs: 7 minutes, val top-1 62.7 % (complex-stem-half-100ep-seed0).
     # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
