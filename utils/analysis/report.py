@@ -15,13 +15,12 @@ from utils.analysis.predictions import (
     expected_calibration_error,
     per_class_accuracy,
 )
-from utils.analysis.tables import kept, network_of, summary
+from utils.analysis.tables import kept_predictions, network_of, summary
 from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
 from utils.experiments.search import points, study_table
 from utils.models.presets import PRESETS
-from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
 from utils.training.results import complete_result, load_results, read_result, training_env
 
@@ -100,10 +99,7 @@ def measured(results_dir: Path) -> dict[str, Any]:
     reported = load_results(results_dir)
     everything = [read_result(path) for path in sorted(results_dir.glob("*.json"))]
     everything = [result for result in everything if result["status"] == "complete"]
-    predictions = {
-        r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz")
-        for r in kept(reported, results_dir, ".npz")
-    }
+    predictions = kept_predictions(reported, results_dir)
     return {
         "runs": [result["run_id"] for result in reported],
         "summary": summary(reported).to_dict("records"),

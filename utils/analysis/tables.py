@@ -249,6 +249,12 @@ def kept(results: Results, folder: str | Path, ending: str = ".keras") -> list[d
     return [r for r in results if Path(folder, r["run_id"] + ending).exists()]
 
 
+def kept_predictions(results: Results, results_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """The predictions of the runs that have any in a folder, by their names."""
+    names = [result["run_id"] for result in kept(results, results_dir, ".npz")]
+    return {name: load_predictions(Path(results_dir, f"{name}.npz")) for name in names}
+
+
 def markdown_exports(result: dict[str, Any]) -> str:
     """How close exported networks are to Keras as a Markdown table, for docs/library.md.
 

@@ -55,10 +55,10 @@ def best_of(rows: Iterable[dict[str, Any]], settings: Iterable[str]) -> list[dic
         The rows with the most images per second, in the order in which their settings first appear.
     """
     best: dict[str, dict[str, Any]] = {}
+    speed = "images_per_second"  # failed measurements have none
     for row in rows:
         key = json.dumps([row.get(name) for name in settings])
-        speeds = [found.get("images_per_second", 0) for found in (row, best.get(key, {}))]
-        if key not in best or speeds[0] > speeds[1]:
+        if key not in best or row.get(speed, 0) > best[key].get(speed, 0):
             best[key] = row
     return list(best.values())
 

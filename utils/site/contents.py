@@ -12,11 +12,10 @@ from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images, layers_in
 from utils.analysis.published import COURSE_REPORT, LITERATURE
-from utils.analysis.tables import Results, kept, summary
+from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of
 from utils.files import load_model
-from utils.training.predictions import load_predictions
 from utils.training.results import device_name, load_results
 
 CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
@@ -38,10 +37,10 @@ def site_contents() -> dict[str, Any]:
     """
     results_dir = Path("report/results")
     results = load_results(results_dir)
-    shown = kept(results, results_dir, ".npz")  # in the table are all
+    predictions = kept_predictions(results, results_dir)
+    shown = [result for result in results if result["run_id"] in predictions]  # all in the table
     if not shown:
         raise ValueError(f"{results_dir} has no complete run; 03_train makes one.")
-    predictions = {r["run_id"]: load_predictions(results_dir / f"{r['run_id']}.npz") for r in shown}
     palette = colors_of(result["preset"] for result in results)
     colors = {preset: to_hex(color) for preset, color in palette.items()}
     first = predictions[shown[0]["run_id"]]

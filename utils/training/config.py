@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import typing
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -246,8 +247,10 @@ class RunConfig:
             )
         check_image_size(self.data_options["image_size"], self.network, self.stem)
 
-    def _given(self, names: tuple[str, ...]) -> dict[str, typing.Any]:
-        return {name: getattr(self, name) for name in names}
+    def _given(self, names: Iterable[str]) -> dict[str, typing.Any]:
+        """The fields among these that are not None."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def network(self) -> typing.Any:
@@ -308,13 +311,12 @@ class RunConfig:
     def data_options(self) -> dict[str, typing.Any]:
         """The options of `utils.data.prepare.prepare_dataset` besides the archive."""
         usual = PREPARED_WITH.get(self.dataset, {})
-        given = {name: getattr(self, name) for name in usual}
-        return {**usual, **{name: value for name, value in given.items() if value is not None}}
+        return {**usual, **self._given(usual)}
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""
         usual = {field.name: field.default for field in fields(self)} | derived
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        given = self._given(usual)
         return {name: value for name, value in given.items() if value != usual[name]}
 
     @property
