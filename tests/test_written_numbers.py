@@ -1,0 +1,123 @@
+"""The numbers that README and notebooks state in their prose are those of the results."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from utils.analysis.published import COURSE_REPORT
+from utils.analysis.report import spread_between_seeds
+from utils.analysis.tables import summary
+from utils.experiments.ablations import ablation_table, recipe_table
+from utils.experiments.layers_in_call.symptoms import beside, symptoms
+from utils.experiments.search import study_table
+from utils.training.results import load_results, read_result
+
+RESULTS = Path("report/results")
+COUNTS = {1: "one run", 2: "two seeds", 3: "three seeds"}
+
+
+def prose(path):
+    text = Path(path).read_text()
+    if path.endswith(".ipynb"):
+        cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return " ".join(text.split())
+
+
+def rows():
+    """Row of the results tables by network, recipe and epochs."""
+    table = summary(load_results(RESULTS))
+    return {(r["network"], r["recipe"], r["epochs"]): r for r in table.to_dict("records")}
+
+
+def accuracies():
+    found = rows()
+    longest = next(row for row in found.values() if row["epochs"] == 100)
+    tuned = {n: found[f"{n}, SiLU", "tuned", 30] for n in ("simple", "complex")}
+    short = {r: found["simple", r, 8] for r in ("course", "tuned-v1", "tuned")}
+    gain = [
+        short[b]["val top-1"] - short[a]["val top-1"]
+        for a, b in (("course", "tuned-v1"), ("tuned-v1", "tuned"))
+    ]
+    error = math.hypot(short["tuned-v1"]["error"], short["tuned"]["error"])
+    gaps = {
+        name: f"{100 * (row['train top-1'] - row['val top-1']):.0f}"
+        for name, row in {"short": short["tuned"], **tuned, "longest": longest}.items()
+    }
+    top1 = longest["val top-1"]
+    yield "README.md", f"reaches {top1:.1%} ({COUNTS[longest['n']]} of 100 epochs)"
+    yield (
+        "notebooks/04_analysis.ipynb",
+        f"another {100 * gain[0]:.0f} points in the same number of epochs (eight), `tuned` "
+        f"{100 * gain[1]:.1f} ± {100 * error:.1f} more",
+    )
+    yield (
+        "notebooks/04_analysis.ipynb",
+        f"`simple` reaches {tuned['simple']['val top-1']:.1%} ({COUNTS[tuned['simple']['n']]}) and "
+        f"`complex` {tuned['complex']['val top-1']:.1%}; with `course`, `simple` as it is reaches "
+        f"{found['simple', 'course', 30]['val top-1']:.1%}.",
+    )
+    yield "notebooks/04_analysis.ipynb", f"stem of stride 2 reaches {top1:.1%}."
+    yield (
+        "notebooks/04_analysis.ipynb",
+        f"it is {gaps['short']} points above the validation accuracy after 8 epochs, "
+        f"{gaps['simple']} (`simple`) and {gaps['complex']} (`complex`) after 30, and "
+        f"{gaps['longest']} after 100.",
+    )
+
+
+def course_report():
+    top1, simple = COURSE_REPORT["val_top1"], COURSE_REPORT.loc["simple"]
+    table = ablation_table(RESULTS).set_index("run")
+    recipe = table.loc["why-course-recipe-seed0"]
+    yield "README.md", f"validation top-1 of {top1.min():.1%} to {top1.max():.1%}"
+    yield (
+        "notebooks/04_analysis.ipynb",
+        f"({recipe['train_top1']:.1%} and {recipe['top1']:.1%}), with a smaller gap than the "
+        f"course report's (a factor of {simple['train_top1'] / simple['val_top1']:.1f})",
+    )
+    variants = symptoms(RESULTS).set_index(["network", "which", "manner"])
+    ours = variants.loc["simple", "transfer", "list"]
+    sound = read_result(RESULTS / "simple-course-30ep-seed0.json")["history"]
+    theirs = beside(simple["train_top1"], simple["val_top1"], sound)
+    yield (
+        "README.md",
+        f"(training to {ours['times_train']:.0%} of the sound network's after as many epochs, "
+        f"where the course report is at {theirs['times_train']:.0%}; validation to "
+        f"{ours['times_val']:.0%} at equal training accuracy, where it is at "
+        f"{theirs['times_val']:.0%})",
+    )
+
+
+def searches():
+    trials = recipe_table(RESULTS).set_index("changed")["difference"]
+    muon = {name: gain for name, gain in trials.items() if name.startswith("Muon")}
+    silu = [gain for name, gain in muon.items() if "SiLU" in name]
+    study = study_table("activation", results_dir=str(RESULTS)).set_index("changed")
+    everything = [read_result(path) for path in RESULTS.glob("*.json")]
+    spread = spread_between_seeds([r for r in everything if r["status"] == "complete"])
+    yield (
+        "notebooks/06_search.ipynb",
+        f"SiLU gains {study.loc['silu', 'difference']:.1f} points (equal runs have differed by "
+        f"up to {100 * spread['largest']:.1f})",
+    )
+    yield (
+        "notebooks/06_search.ipynb",
+        f"{muon['Muon, rate 0.05, weight decay 0.01']:.1f} points ahead at a higher rate, and "
+        f"{muon['Muon, rate 0.02, weight decay 0.125']:.1f} ahead with a decay of 0.125",
+    )
+    yield (
+        "notebooks/06_search.ipynb",
+        f"all settings of Muon are {min(silu):.1f} to {max(silu):.1f} points ahead, where SiLU "
+        f"with SGD is {trials['SiLU in place of ReLU']:.1f}",
+    )
+    stem = trials["stem of stride 2, images of 32, 48, 64 pixels"]
+    yield "notebooks/06_search.ipynb", f"then 64 pixels gains {stem:.1f} points with SGD"
+
+
+@pytest.mark.parametrize("source", [accuracies, course_report, searches])
+def test_prose_states_the_numbers_of_the_results(source):
+    missing = [(path, said) for path, said in source() if said not in prose(path)]
+    assert not missing
