@@ -8,10 +8,11 @@ import pytest
 
 from utils.analysis.published import COURSE_REPORT
 from utils.analysis.report import spread_between_seeds
-from utils.analysis.tables import summary
+from utils.analysis.tables import kept, summary
 from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.layers_in_call.symptoms import beside, symptoms
 from utils.experiments.search import study_table
+from utils.models import load_weights
 from utils.training.results import load_results, read_result
 
 RESULTS = Path("report/results")
@@ -117,7 +118,19 @@ def searches():
     yield "notebooks/06_search.ipynb", f"then 64 pixels gains {stem:.1f} points with SGD"
 
 
-@pytest.mark.parametrize("source", [accuracies, course_report, searches])
+def positions():
+    """Of Grad-CAM's maps, of the most accurate network with kept weights."""
+    chosen = kept(load_results(RESULTS), "report/weights")[-1]
+    model = load_weights(chosen["run_id"])
+    tail, body = [
+        "×".join(map(str, model.get_layer(name).output.shape[1:3])) for name in ("tail_3", "body_3")
+    ]
+    yield "README.md", f"The tail ends at {tail} positions, the body returns to {body}."
+    yield "notebooks/04_analysis.ipynb", f"last map has {tail} positions, the body's {body} again"
+    yield "utils/site/page.html", f"last map has {tail} positions; the body's has {body} again"
+
+
+@pytest.mark.parametrize("source", [accuracies, course_report, searches, positions])
 def test_prose_states_the_numbers_of_the_results(source):
     missing = [(path, said) for path, said in source() if said not in prose(path)]
     assert not missing
