@@ -57,9 +57,9 @@ def test_constraints_are_the_versions_of_the_results():
         env = json.loads(path.read_text())["env"]
         if path.stem.startswith("layers-in-call-"):  # with Keras 2, in an environment of its own
             continue
-        assert {name: env[name] for name in ("tensorflow", "keras", "jax")} == {
-            name: pinned[name] for name in ("tensorflow", "keras", "jax")
-        }, path.name
+        for name in ("tensorflow", "keras", "jax"):
+            is_missing = env[name] is None and name == "jax"  # it is not of requirements.txt
+            assert is_missing or env[name] == pinned[name], path.name
 
 
 @pytest.mark.parametrize("options", [["-p", "no:xdist"], ["-n", "0"], []])
