@@ -357,4 +357,4 @@ def test_a_point_of_a_study_is_named_beside_those_of_others():
     size = {"width": 0.125, "blocks": 2, "changed": "0.125 × 2"}
     both = pd.DataFrame([size, {"changed": "relu"}])
     labels = both.apply(experiment_charts.point_label, axis=1)
-    assert labels.tolist() == ["1/8 of the paper's width, 2 blocks per stage", "ReLU"]
+    assert labels.tolist() == ["1/8 of the paper's width, blocks per stage: 2", "ReLU"]

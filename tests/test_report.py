@@ -52,7 +52,7 @@ def test_a_comparison_that_is_not_complete(project, run, message):
     ("change", "message"),
     [
         ({"status": "running"}, "benchmark is not complete"),
-        ({"dataset": {"synthetic": True}}, "benchmark is synthetic"),
+        ({"dataset": {"synthetic": True}}, "benchmark: synthetic is not false"),
     ],
 )
 def test_a_cited_result_that_may_not_be_cited(project, change, message):

@@ -321,7 +321,8 @@ def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
         make_result(run_id="b-seed1", seed=1, config={"stem": "half"}),
     ]
     assert tables.markdown_times(runs).splitlines() == [
-        "| network | recipe | epochs | its best FishNet, 30.0% | its ResNet, 90.0% | 40% |",
+        "| network | recipe | epochs | the course report's best FishNet, 30.0% "
+        "| the course report's ResNet, 90.0% | 40% |",
         "|---|---|---|---|---|---|",
         "| simple | tuned-v1 | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
         "| simple, stem of stride 2 (seed 1) | tuned-v1 | 2 | epoch 2, 0 min | – "

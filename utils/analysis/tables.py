@@ -201,7 +201,11 @@ def markdown_times(results: Results) -> str:
         The lines of the table.
     """
     fishnet, resnet = COURSE_REPORT.loc[["complex", "resnet_report"], "val_top1"]
-    levels = (f"its best FishNet, {fishnet:.1%}", f"its ResNet, {resnet:.1%}", "40%")
+    levels = (
+        f"the course report's best FishNet, {fishnet:.1%}",
+        f"the course report's ResNet, {resnet:.1%}",
+        "40%",
+    )
     return _markdown(
         ("network", "recipe", "epochs", *levels),
         (
@@ -265,7 +269,7 @@ def markdown_exports(result: dict[str, Any]) -> str:
         The lines of the table.
     """
     header = (
-        *("network", "format", "MB", "images", "other class", "logits differ by at most"),
+        *("network", "format", "MB", "images", "predictions that differ", "logits differ by at most"),
         "top-1 of all images",
     )
     rows = []

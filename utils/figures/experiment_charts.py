@@ -80,7 +80,7 @@ def point_label(row: Mapping[str, Any]) -> str:
     """
     if pd.notna(row.get("width")):
         width = Fraction(row["width"]).limit_denominator(16)
-        return f"{width} of the paper's width, {row['blocks']:.0f} blocks per stage"
+        return f"{width} of the paper's width, blocks per stage: {row['blocks']:.0f}"
     if pd.notna(row.get("rate")):
         factor = Fraction(row["rate"]).limit_denominator(10)
         return f"{WORDS[row['optimizer']]}, {factor} × its default rate"

@@ -26,7 +26,7 @@ classes.
 EVIDENCE = """## Where it finds evidence
 
 Grad-CAM for the most probable class, at the end of the tail and of the body and in the head. Bright
-is much evidence; a dark map finds none by itself. The body has the fine grid again that the tail
+is strong evidence; a dark map has none at any single position. The body has the fine grid again that the tail
 gave up.
 """
 NETWORK = "Network, with its top-1 on the validation set"
