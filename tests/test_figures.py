@@ -102,18 +102,18 @@ def result(preset, epochs, recipe="tuned", **changes):
 
 def test_curves_show_every_run_in_the_color_of_its_preset():
     results = [result(f"preset {i}", 4) for i in range(11)]
-    results += [result("preset 3", 2), result("preset 3", 2, recipe="course")]
+    results += [result("preset 3", 2), result("preset 3", 4, recipe="course")]
     figure = charts.plot_curves(results)
-    first, second = figure.subfigs
-    (_, tuned), (_, course) = first.axes, second.axes
-    assert len(tuned.lines) == 2 * 12
+    (_, tuned), (_, short), (_, course) = (row.axes for row in figure.subfigs)
+    titles = [axes.get_title() for axes in (tuned, short, course)]
+    assert titles == [f"{name}: accuracy" for name in (
+        "tuned, 4 epochs", "tuned, 2 epochs", "course, 4 epochs")]  # fmt: skip
+    assert len(tuned.lines) == 2 * 11
     assert len({line.get_color() for line in tuned.lines}) == 11
-    of_preset_3 = [line for line in tuned.lines if line.get_color() == tuned.lines[6].get_color()]
-    assert [line.get_alpha() for line in of_preset_3] == [1, 1, 0.5, 0.5]
-    assert {line.get_color() for line in course.lines} == {of_preset_3[0].get_color()}
+    color = tuned.lines[6].get_color()
+    assert {line.get_color() for line in [*short.lines, *course.lines]} == {color}
     assert [line.get_linestyle() for line in course.lines] == ["--", "-"]
-    names = legend(first)
-    assert names == [*(f"preset {i}, 4 epochs" for i in range(11)), "preset 3, 2 epochs"]
+    assert legend(figure.subfigs[0]) == [f"preset {i}" for i in range(11)]
     assert legend(figure) == ["training set", "validation set"]
 
 
@@ -121,7 +121,7 @@ def test_curves_name_what_is_changed_and_take_seeds_together():
     configs: list[dict] = [{}, {}, {"activation": "silu"}]
     figure = charts.plot_curves([result("simple", 4, "course", config=c) for c in configs])
     (row,) = figure.subfigs
-    assert legend(row) == ["simple, 4 epochs", "simple, SiLU, 4 epochs"]
+    assert legend(row) == ["simple", "simple, SiLU"]
     right = row.axes[1]
     assert [line.get_alpha() for line in right.lines] == [1, 1, 1, 1, 0.5, 0.5]
     assert [line.get_marker() for line in right.lines[1::2]] == ["o", "o", "s"]
@@ -134,11 +134,8 @@ def test_curves_of_a_changed_network_are_pale_only_beside_those_of_the_network_a
         assert figure.subfigs[0].axes[1].lines[0].get_alpha() == alpha
 
 
-def test_versions_of_a_recipe_are_drawn_together_and_named():
+def test_versions_of_a_recipe_have_one_panel_of_calibration():
     runs = [result("simple", 4), result("simple", 3, "tuned-v1"), result("simple", 4, "paper-long")]
-    tuned, paper = charts.plot_curves(runs).subfigs
-    assert legend(tuned) == ["simple, 4 epochs", "simple, tuned-v1, 3 epochs"]
-    assert legend(paper) == ["simple, 4 epochs"]
     frame = pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "images": [1]})
     panels = charts.plot_reliability([(run, frame) for run in runs]).axes
     assert [axes.get_title() for axes in panels] == ["recipe tuned", "recipe paper-long"]
@@ -170,20 +167,25 @@ def rows():
     )
 
 
-def test_size_shows_the_longest_runs_and_each_name_once(rows):
-    figure = charts.plot_size(rows, COURSE_REPORT, LITERATURE)
-    (axes,) = figure.axes
-    drawn = [container.lines[0] for container in axes.containers]
-    course, tuned, *theirs = drawn
-    assert course.get_xydata().tolist() == [[654_200, 0.25]]
-    assert tuned.get_xydata().tolist() == [[654_200, 0.47]]
-    assert (course.get_markerfacecolor(), tuned.get_color()) == ("none", course.get_color())
-    assert [line.get_ydata()[0] for line in theirs] == list(COURSE_REPORT["val_top1"])
-    assert theirs[0].get_color() == tuned.get_color()  # both are `simple`
-    epochs = ["8 ep.", "20 ep.", *["30 ep."] * 4]
+def test_size_shows_all_runs_of_thirty_epochs_and_the_longest_where_there_is_none(rows):
+    long = rows[:2].assign(epochs=[30, 100], **{"val top-1": [0.52, 0.6]})
+    for more, tuned, notes in (
+        (rows[:0], [0.47], ["8 ep.", "20 ep."]),
+        (long, [0.52, 0.6], ["8 ep.", "100 ep."]),
+    ):
+        figure = charts.plot_size(pd.concat([rows, more]), COURSE_REPORT, LITERATURE)
+        (axes,) = figure.axes
+        course, *drawn = [container.lines[0] for container in axes.containers]
+        ours, theirs = drawn[:-4], drawn[-4:]
+        assert course.get_xydata().tolist() == [[654_200, 0.25]]
+        assert [line.get_xydata().tolist() for line in ours] == [[[654_200, y]] for y in tuned]
+        assert course.get_markerfacecolor() == "white"
+        assert [line.get_ydata()[0] for line in theirs] == list(COURSE_REPORT["val_top1"])
+        assert {line.get_color() for line in (course, *ours, theirs[0])} == {course.get_color()}
+        others = [f"{row.name}, {row.epochs} ep." for row in LITERATURE.itertuples()]
+        assert texts(axes) == [*notes, *others]
     names = ["simple", "medium", "complex", "course report's ResNet"]
-    others = [f"{row.name}, {row.epochs} ep." for row in LITERATURE.itertuples()]
-    assert texts(axes) == [*epochs, *names, *others]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
     assert {"1 M", "10 M"} <= set(ticks(axes.xaxis))
 
 
@@ -299,13 +301,15 @@ def test_every_value_of_a_study_has_a_label():
 
 def test_comparison_shows_all_networks_but_the_first():
     frame = pd.DataFrame(
-        {"top1": [0.5, 0.4, 0.6], "top1 difference": [0, -10, 10], "top1 error": [0, 1, 2],
-         "iou": [0.5, 0.5, 0.5], "iou difference": [0, 1, 2], "iou error": [0, 1, 1]},
+        {"top1 difference": [0, -10, 10], "top1 by seed": [[0, 0], [-12, -8], [9, 11]],
+         "iou difference": [0, 1, 2], "iou by seed": [[0, 0], [0, 2], [1, 3]]},
         index=["FishNet", "tail", "residual"],
     )  # fmt: skip
     figure = experiment_charts.plot_comparison({"region": frame})
     (axes,) = figure.axes
     assert bars(axes) == [-10, 1, 10, 2]
+    seeds = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
+    assert seeds == [[-12, -8], [0, 2], [9, 11], [1, 3]]
     assert ticks(axes.yaxis) == ["top-1", "IoU"]
     assert legend(figure) == ["tail", "residual"]
     assert axes.get_xlabel() == "percentage points from FishNet"

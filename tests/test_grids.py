@@ -20,17 +20,19 @@ def images(count, size=8):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def test_a_grid_leaves_places_empty_and_shortens_titles():
+def test_a_grid_leaves_places_empty_and_wraps_titles():
     first, second = images(2)
     _, panels = grids.image_grid(
-        [first, None, second], 2, titles=["a", "", "x" * 200], colors=["C1", "black", "C2"],
+        [first, None, second], 2, titles=["a", "", "guinea pig " * 8], colors=["C1", "black", "C2"],
         row_labels=["one", "two"],
     )  # fmt: skip
     np.testing.assert_array_equal(panels[0].images[0].get_array(), first)
     np.testing.assert_array_equal(panels[2].images[0].get_array(), second)
     assert [axes.axison for axes in panels] == [True, False, True]
     assert panels[0].get_title() == "a"
-    assert panels[2].get_title().endswith("x…")
+    lines = panels[2].get_title().split("\n")
+    assert len(lines) > 1
+    assert " ".join(lines) == " ".join(["guinea pig"] * 8)
     assert panels[2].title.get_color() == "C2"
     assert [panels[0].get_ylabel(), panels[2].get_ylabel()] == ["one", "two"]
     assert len(panels[0].figure.axes) == 4
@@ -105,11 +107,12 @@ def test_boxes_true_and_predicted():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["true", "predicted"]
 
 
-def test_masks_have_a_color_for_each_class():
-    masks = np.arange(4).reshape(1, 2, 2)
-    figure = grids.plot_masks(images(1, 2), masks, {"FishNet": masks[:, ::-1]})
+def test_masks_show_what_is_right_wrong_and_missed():
+    masks = np.array([[[0, 0], [1, 2]]])
+    figure = grids.plot_masks(images(1, 2), masks, {"FishNet": np.array([[[0, 3], [1, 0]]])})
     image, mask, predicted = (axes.images[0].get_array() for axes in figure.axes)
     assert [axes.get_ylabel() for axes in figure.axes] == ["image", "mask", "FishNet"]
-    assert len({tuple(pixel) for pixel in mask.reshape(-1, 3)}) == 4
-    assert tuple(mask[0, 0]) == (224, 224, 224)  # the background
-    np.testing.assert_array_equal(predicted, mask[::-1])
+    background, right, wrong, missed = predicted.reshape(4, 3)[[0, 2, 1, 3]].tolist()
+    assert (background, missed) == ([224] * 3, [0] * 3)
+    assert len({tuple(color) for color in (background, right, wrong, missed)}) == 4
+    assert mask.reshape(4, 3).tolist() == [background, background, right, right]

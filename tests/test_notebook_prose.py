@@ -34,8 +34,9 @@ class TestNotebook:
         assert bold[:4] == ["You will see", "Time", "Reads", "Writes"]
 
     def test_few_words_between_two_outputs(self, path):
-        words, last = 0, max(i for i, c in enumerate(nbformat.read(path, 4).cells) if shows(c))
-        for cell in nbformat.read(path, 4).cells[: last + 1]:
+        everything = nbformat.read(path, 4).cells
+        words, last = 0, max(i for i, c in enumerate(everything) if c.get("outputs"))
+        for cell in everything[: last + 1]:
             if cell.cell_type == "code":
                 words = 0 if cell.outputs else words
                 continue

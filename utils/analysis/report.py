@@ -160,16 +160,6 @@ def _compared(task: str, results_dir: Path) -> list[dict[str, Any]]:
             f"Comparison {task} is not complete; run notebooks/07_region_and_pixel.ipynb first."
         )
     rows = comparison_table(task, found)
-    first = rows.index[0]
-    for metric in COMPARISONS[task].metrics:
-        rows[f"{metric} by seed"] = [
-            [
-                result["metrics"][metric] - found[first, seed]["metrics"][metric]
-                for (name, seed), result in found.items()
-                if name == network
-            ]
-            for network in rows.index
-        ]
     return rows.rename_axis("network").reset_index().to_dict("records")
 
 

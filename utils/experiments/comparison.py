@@ -84,7 +84,7 @@ def comparison_runs(
 
 
 def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) -> pd.DataFrame:
-    """Means over the seeds, and differences from the first network with their standard errors.
+    """Means over the seeds, and differences from the first network.
 
     Args:
         task: in `COMPARISONS`.
@@ -92,9 +92,9 @@ def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) ->
 
     Returns:
         `pandas.DataFrame`, a row per network: parameters, macs (multiply-accumulates per image), n
-        (seeds), and for each metric its mean (a fraction), `<metric> difference`, its mean
-        difference from the first network, and `<metric> error`, the standard error of that over the
-        n pairs of the same seed, both in percentage points.
+        (seeds), and for each metric its mean (a fraction), `<metric> by seed`, its difference from
+        the first network for each seed, and `<metric> difference`, the mean of these, both in
+        percentage points.
     """
     names = list(dict.fromkeys(name for name, _ in found))
     seeds = list(dict.fromkeys(seed for _, seed in found))
@@ -106,7 +106,7 @@ def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) ->
             rows[name] |= {
                 metric: value.mean(),
                 f"{metric} difference": difference.mean(),
-                f"{metric} error": pd.Series(difference).sem(),
+                f"{metric} by seed": difference.tolist(),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -118,15 +118,15 @@ def styled(rows: pd.DataFrame) -> Any:
         rows: the table.
 
     Returns:
-        A pandas `Styler` with a column per metric, as in "36.8% (+8.8 ± 0.1)": the mean and, from
-        the second network on, the difference and its error, which one seed does not have.
+        A pandas `Styler` with a column per metric, as in "36.8% (+8.8 / +8.7)": the mean and, from
+        the second network on, the difference for each seed.
     """
     shown = rows[["parameters", "macs", "n"]].set_axis(["parameters", "MACs", "seeds"], axis=1)
-    for metric in (name for name in rows if f"{name} error" in rows):
-        parts = rows[[metric, f"{metric} difference", f"{metric} error"]].to_numpy()
-        texts = [f"{mean:.1%} ({apart:+.1f} ± {error:.1f})" for mean, apart, error in parts]
-        texts[0] = texts[0].split()[0]
-        shown[TITLES[metric]] = [text.replace(" ± nan", "") for text in texts]
+    for metric in (name for name in rows if f"{name} by seed" in rows):
+        texts = [f"{mean:.1%}" for mean in rows[metric]]
+        for i, by_seed in enumerate(rows[f"{metric} by seed"][1:], 1):
+            texts[i] += f" ({' / '.join(f'{apart:+.1f}' for apart in by_seed)})"
+        shown[TITLES[metric]] = texts
     return shown.style.format({"parameters": "{:,}", "MACs": "{:,}"})
 
 
@@ -147,7 +147,7 @@ def fixed_box_baselines(data_dir: str | Path, manifest: dict[str, Any]) -> pd.Da
     fixed = {
         "whole image": np.array([0, 0, 1, 1], "float32"),
         "central box": np.array([0.25, 0.25, 0.75, 0.75], "float32"),
-        "mean box of train": boxes.mean(axis=0),
+        "mean box of the training set": boxes.mean(axis=0),
     }
     rows = {}
     for name, box in fixed.items():

@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from utils.analysis.predictions import expected_calibration_error
 from utils.analysis.tables import network_of
@@ -34,12 +35,12 @@ SPLITS = {"val": "validation set", "holdout": "hold-out"}
 def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
     """Validation top-1 against parameters: ours, the course report's and published networks.
 
-    The markers say whose a network is and with which recipe, the colors which preset it is; the
-    number is the epochs of a run.
+    The markers say whose a network is and with which recipe, the colors which preset it is; a
+    number is the epochs of a run, where they are not the 30 of the course report.
 
     Args:
-        rows: as `utils.analysis.tables.summary` returns them; of several of a preset with one
-            recipe, of any version, the longest is shown, and of several of these the best.
+        rows: as `utils.analysis.tables.summary` returns them. All of 30 or more epochs are shown;
+            of a preset that has none with a recipe, of any version, its longest.
         course: `utils.analysis.published.COURSE_REPORT`.
         literature: `utils.analysis.published.LITERATURE`.
 
@@ -50,7 +51,8 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     rows = rows.sort_values(["epochs", "val top-1"])
     rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
     rows["recipe"] = rows["recipe"].map(family_of)
-    rows = rows.drop_duplicates(["network", "recipe"], keep="last")
+    is_longest = ~rows.duplicated(["network", "recipe"], keep="last")
+    rows = rows[(rows["epochs"] >= 30) | is_longest]
     colors = colors_of([*rows["network"], *course.index])
     shown = [
         *rows[["network", "recipe", "epochs", "parameters", "val top-1", "error"]].itertuples(
@@ -67,15 +69,11 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             *(parameters, top1, error),
             fmt=THEIRS if recipe == "theirs" else OURS,
             color=color,
-            ms=11 if recipe.startswith("course") else 5,
-            mfc="none" if recipe.startswith("course") else color,
+            ms=5,
+            mfc="white" if recipe.startswith("course") else color,
         )
-        shift, align = ((7, -3), "left") if recipe == "theirs" else ((0, -14), "center")
-        _note(axes, f"{epochs} ep.", (parameters, top1), shift, ha=align)
-    for i, (network, color) in enumerate(colors.items()):
-        top = max(shown_top1 for name, *_, shown_top1, _ in shown if name == network)
-        x = max(parameters for name, _, _, parameters, *_ in shown if name == network)
-        _note(axes, label_of(network), (x, top), (0, 8 + 9 * (i % 2)), color=color, ha="center")
+        if epochs != 30:
+            _note(axes, f"{epochs} ep.", (parameters, top1), (7, -3))
     axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
     for row in literature.itertuples():
         left = row.name.startswith("fastai")
@@ -101,7 +99,9 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
         plt.Line2D([], [], ls="", marker=marker, mec="0.35", mfc=face)
         for marker, face in kinds.values()
     ]
+    patches = [Patch(color=color) for color in colors.values()]
     figure.legend(handles, kinds, loc="outside lower center", ncols=4, fontsize=SMALL)
+    axes.legend(patches, map(label_of, colors), loc="center right", fontsize=SMALL)
     return figure
 
 
@@ -173,10 +173,9 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
 def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and top-1 by epoch, training dashed and evaluation solid.
 
-    All versions of a recipe are in one row.
-
-    A preset has one color in all rows; of several runs of one, shorter ones and variants are paler,
-    and each has a marker of its own.
+    Runs of one recipe and number of epochs are in one row, so that what is side by side compares. A
+    preset has one color in all rows; each network has a marker of its own, and variants are paler
+    beside the network as it is.
 
     Args:
         results: as in `utils.training.results`; without a top-1, as in segmentation, the IoU is
@@ -185,15 +184,16 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     Returns:
         The matplotlib `Figure`, with a subfigure for each row.
     """
-    recipes = dict.fromkeys(family_of(result["recipe"]) for result in results)
-    runs = [[r for r in results if family_of(r["recipe"]) == recipe] for recipe in recipes]
-    lines = [math.ceil(len(set(map(_network_and_length, r))) / _columns(r)) for r in runs]
-    heights = [2.0 + 0.16 * count for count in lines]
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["recipe"], len(result["history"]["loss"])), []).append(result)
+    lines = [math.ceil(len(set(map(network_of, r))) / _columns(r)) for r in groups.values()]
+    heights = [1.9 + 0.16 * count for count in lines]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
-    rows = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+    rows = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     colors = colors_of(result["preset"] for result in results)
-    for row, of_recipe in zip(rows, runs, strict=True):
-        _draw_curves(row, of_recipe, colors)
+    for row, ((recipe, epochs), runs) in zip(rows, groups.items(), strict=True):
+        _draw_curves(row, runs, colors, f"{recipe}, {epochs} epochs")
     splits = [SPLITS[split] for split in dict.fromkeys(r["metrics"]["split"] for r in results)]
     handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
     labels = ["training set", " or ".join(splits)]
@@ -201,44 +201,35 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _draw_curves(row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[str, Any]) -> None:
-    """The curves of the runs with one recipe, with a legend below."""
+def _draw_curves(
+    row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[str, Any], title: str
+) -> None:
+    """The curves of runs of equal length with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
-    named = {_network_and_length(run): run for run in runs}  # seeds of one have one line there
-    markers = dict(zip(named, itertools.cycle("os^vDP"), strict=False))
+    first = {network_of(run): run for run in reversed(runs)}  # the seeds of one have one label
+    as_it_is = {name for name in first if name in colors}
+    markers = dict(zip(reversed(first), itertools.cycle("os^vDP"), strict=False))
     for result in runs:
-        history, preset = result["history"], result["preset"]
-        network, count = network_of(result), len(history["loss"])
-        main = min((r for r in runs if r["preset"] == preset), key=_rank)
-        is_main = (network, count) == (network_of(main), len(main["history"]["loss"]))
-        style = {"color": colors[preset], "alpha": 1 if is_main else 0.5, "lw": 1}
-        key = _network_and_length(result)
-        marked = {"marker": markers[key], "ms": 3, "markevery": max(1, count // 10), **style}
+        history, preset, network = result["history"], result["preset"], network_of(result)
+        count = len(history["loss"])
+        is_variant = network != preset and preset in as_it_is
+        style = {"color": colors[preset], "alpha": 0.5 if is_variant else 1, "lw": 1}
+        marked = {"marker": markers[network], "ms": 3, "markevery": max(1, count // 10), **style}
         for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(range(1, count + 1), history[name], "--", **style)
             evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
-        if named[key] is result:
-            line.set_label(_run_label(result))
-    recipe = family_of(runs[0]["recipe"])
-    left.set(title=f"{recipe}: cross-entropy", ylabel="loss", ylim=(0, None))
-    right.set(title=f"{recipe}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
+        if first[network] is result:
+            line.set_label(label_of(network))
+    left.set(title=f"{title}: cross-entropy", ylabel="loss", ylim=(0, None))
+    right.set(title=f"{title}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
     percent(right.yaxis)
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = right.get_legend_handles_labels()
     row.legend(*handles, loc="outside lower center", ncols=_columns(runs), fontsize=SMALL)
-
-
-def _rank(result: Mapping[str, Any]) -> tuple[int, bool]:
-    """The longest runs first, of these the ones of a network as it is."""
-    return -len(result["history"]["loss"]), network_of(result) != result["preset"]
-
-
-def _network_and_length(result: Mapping[str, Any]) -> tuple[str, str, int]:
-    return network_of(result), result["recipe"], len(result["history"]["loss"])
 
 
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:

@@ -98,7 +98,7 @@ def _plot_differences(axes: Any, table: pd.DataFrame, label: str | None = None) 
 
 
 def plot_comparison(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Differences from the first network, by metric.
+    """Differences from the first network, by metric: bars for the means, points for the seeds.
 
     Args:
         tables: dict of title: what `utils.experiments.comparison.comparison_table` returns.
@@ -119,9 +119,12 @@ def plot_comparison(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 places + (i - (len(others) - 1) / 2) * height,
                 [row[f"{metric} difference"] for metric in metrics],
                 height,
-                xerr=[row[f"{metric} error"] for metric in metrics],
                 color=colors[name],
             )
+            for place, metric in zip(places, metrics, strict=True):
+                by_seed = row[f"{metric} by seed"]
+                heights = [place + (i - (len(others) - 1) / 2) * height] * len(by_seed)
+                axes.plot(by_seed, heights, "o", color="0.2", ms=3, mfc="white")
         axes.set_yticks(places, [TITLES[metric] for metric in metrics])
         axes.invert_yaxis()
         axes.axvline(0, color="0.3", lw=1)

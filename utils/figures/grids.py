@@ -1,13 +1,14 @@
 """Figures that show images in a grid."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -31,7 +32,7 @@ def image_grid(
     Args:
         images: uint8 (height, width, 3); None leaves a place empty.
         columns: images per row.
-        titles: of the first images; lines that are too wide are shortened.
+        titles: of the first images; lines that are too wide are wrapped.
         colors: of the titles; black without.
         row_labels: at the left of the first rows.
 
@@ -40,9 +41,14 @@ def image_grid(
     """
     side = WIDTH / columns
     room = side - 0.35 * bool(row_labels) / columns
-    rows, letters = math.ceil(len(images) / columns), int(room * 72 / (0.7 * SMALL))
-    lines = max((title.count("\n") + 1 for title in titles), default=0)
-    titled = math.ceil(len(titles) / columns) * lines * 1.3 * SMALL / 72
+    rows, letters = math.ceil(len(images) / columns), int(room * 72 / (0.62 * SMALL))
+    wrapped = [
+        "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, letters))
+        for title in titles
+    ]
+    of_rows = [wrapped[i : i + columns] for i in range(0, len(wrapped), columns)]
+    lines = sum(max(title.count("\n") + 1 for title in row) for row in of_rows)
+    titled = lines * 1.3 * SMALL / 72
     figure, panels = plt.subplots(
         rows, columns, figsize=(WIDTH, rows * side + titled), squeeze=False
     )
@@ -55,18 +61,12 @@ def image_grid(
             axes.set_axis_off()
         else:
             axes.imshow(image, interpolation="nearest")
-    for i, title in enumerate(titles):
-        text = "\n".join(shorten(line, letters) for line in title.split("\n"))
+    for i, title in enumerate(wrapped):
         color = colors[i] if colors else "black"
-        panels.flat[i].set_title(text, fontsize=SMALL, fontweight="normal", color=color, pad=2)
+        panels.flat[i].set_title(title, fontsize=SMALL, fontweight="normal", color=color, pad=2)
     for row, label in zip(panels, row_labels, strict=False):
         row[0].set_ylabel(label, fontsize=SMALL)
     return figure, list(panels.flat[: len(images)])
-
-
-def shorten(name: str, length: int = 16) -> str:
-    """A class name, shortened where it is too long for a small image's title."""
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _draw_box(axes: Axes, image: np.ndarray, box: Any, color: str) -> None:
@@ -243,7 +243,9 @@ def plot_boxes(
 def plot_masks(
     images: np.ndarray, masks: np.ndarray, predicted: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Images, their masks, and the predicted ones; a color per class, background gray.
+    """Images, their masks, and the predicted ones, colored by what is right.
+
+    Green has the right class, orange a wrong one, black is taken for background.
 
     Args:
         images: uint8 (n, height, width, 3).
@@ -254,8 +256,10 @@ def plot_masks(
         The matplotlib `Figure`.
     """
     rows = {"mask": masks, **predicted}
-    classes = 1 + int(max(row.max() for row in rows.values()))
-    palette = np.array([(0.88,) * 3, *sns.color_palette("husl", classes - 1)])
-    colored = (255 * palette).astype(np.uint8)
-    grid = [*images, *(colored[mask] for row in rows.values() for mask in row)]
+    colors = 255 * np.array([to_rgb(color) for color in ("0.88", TRUE, PREDICTED, "black")])
+    kinds = [
+        np.select([(row == 0) & (masks == 0), row == masks, row != 0], [0, 1, 2], default=3)
+        for row in rows.values()
+    ]
+    grid = [*images, *(colors.astype(np.uint8)[kind] for row in kinds for kind in row)]
     return image_grid(grid, len(images), row_labels=["image", *rows])[0]
