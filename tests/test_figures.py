@@ -161,14 +161,14 @@ def rows():
     """A short and a long run of `simple`, a variant of it, and one with the recipe `course`."""
     rows = [("tuned", 20, "simple", 0.46), ("tuned", 20, "simple, silu", 0.47)]
     rows += [("tuned-v1", 8, "simple", 0.48), ("course", 8, "simple", 0.25)]
-    frame = pd.DataFrame(rows, columns=["recipe", "epochs", "network", "val top-1"])
-    return frame.assign(**{"train top-1": [0.5, 0.6, 0.55, 0.35], "error": 0.01}).assign(
+    frame = pd.DataFrame(rows, columns=["recipe", "epochs", "network", "validation top-1"])
+    return frame.assign(**{"training top-1": [0.5, 0.6, 0.55, 0.35], "error": 0.01}).assign(
         parameters=654_200
     )
 
 
 def test_size_shows_all_runs_of_thirty_epochs_and_the_longest_where_there_is_none(rows):
-    long = rows[:2].assign(epochs=[30, 100], **{"val top-1": [0.52, 0.6]})
+    long = rows[:2].assign(epochs=[30, 100], **{"validation top-1": [0.52, 0.6]})
     for more, tuned, notes in (
         (rows[:0], [0.47], ["8 ep.", "20 ep."]),
         (long, [0.52, 0.6], ["8 ep.", "100 ep."]),
@@ -270,7 +270,7 @@ def test_ablations_show_differences_and_both_accuracies():
         [30, 40],
         [25, 20],
     ]
-    assert legend(figure) == ["uncertainty between seeds", "train", "hold-out"]
+    assert legend(figure) == ["uncertainty between seeds", "training set", "hold-out"]
 
 
 def test_variants_are_labeled_in_words():

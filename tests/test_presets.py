@@ -130,7 +130,7 @@ def test_baselines_are_checked_too(kind, arguments, message):
 
 def test_the_comments_on_presets_agree_with_the_results():
     source = Path(presets.__file__).read_text()
-    pattern = r"(\d+) epochs: (\d+) minutes, val top-1 ([\d.]+) % \((.+)\)"
+    pattern = r"(\d+) epochs: (\d+) minutes, validation top-1 ([\d.]+) % \((.+)\)"
     claims = re.findall(pattern, source)
     assert len(claims) == 9
     for epochs, minutes, top1, run_id in claims:

@@ -148,12 +148,17 @@ def test_only_real_complete_val_trainings_enter_the_table(tmp_path):
     table = tables.results_table(results.load_results(tmp_path))
     assert list(table["run"]) == ["kept"]
     row = table.iloc[0]
-    assert (row["val top-1"], row["train top-1"], row["epochs"]) == (0.5, 0.5, 2)
-    assert row[["val top-1, mirrored too", "val top-1, averaged weights"]].isna().all()
-    assert np.isnan(row["clean train top-1"])
+    assert (row["validation top-1"], row["training top-1"], row["epochs"]) == (0.5, 0.5, 2)
+    assert (
+        row[["validation top-1, mirrored too", "validation top-1, averaged weights"]].isna().all()
+    )
+    assert np.isnan(row["clean training top-1"])
     clean = tables.results_table([make_result(metrics_train={"top1": 0.7})])
-    assert clean["clean train top-1"][0] == 0.7
-    assert (row["course report: val top-1"], row["course report: parameters"]) == (0.053, 667_584)
+    assert clean["clean training top-1"][0] == 0.7
+    assert (row["course report: validation top-1"], row["course report: parameters"]) == (
+        0.053,
+        667_584,
+    )
 
 
 @pytest.fixture

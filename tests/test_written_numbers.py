@@ -41,16 +41,16 @@ def accuracies():
     tuned = {n: found[f"{n}, SiLU", "tuned", 30] for n in ("simple", "medium", "complex")}
     short = {r: found["simple", r, 8] for r in ("course", "tuned-v1", "tuned")}
     gain = [
-        short[b]["val top-1"] - short[a]["val top-1"]
+        short[b]["validation top-1"] - short[a]["validation top-1"]
         for a, b in (("course", "tuned-v1"), ("tuned-v1", "tuned"))
     ]
     error = math.hypot(short["tuned-v1"]["error"], short["tuned"]["error"])
     gaps = {
-        name: f"{100 * (row['train top-1'] - row['val top-1']):.0f}"
+        name: f"{100 * (row['training top-1'] - row['validation top-1']):.0f}"
         for name, row in {"short": short["tuned"], **tuned, "longest": longest}.items()
     }
-    reached = {name: f"{row['val top-1']:.1%}" for name, row in tuned.items()}
-    top1 = longest["val top-1"]
+    reached = {name: f"{row['validation top-1']:.1%}" for name, row in tuned.items()}
+    top1 = longest["validation top-1"]
     yield "README.md", f"reaches {top1:.1%} ({COUNTS[longest['n']]} of 100 epochs)"
     yield (
         "notebooks/04_analysis.ipynb",
@@ -61,7 +61,7 @@ def accuracies():
         "notebooks/04_analysis.ipynb",
         f"`simple` reaches {reached['simple']} ({COUNTS[tuned['simple']['n']]}), `medium` "
         f"{reached['medium']} and `complex` {reached['complex']}; with `course`, `simple` as it is "
-        f"reaches {found['simple', 'course', 30]['val top-1']:.1%}.",
+        f"reaches {found['simple', 'course', 30]['validation top-1']:.1%}.",
     )
     yield "notebooks/04_analysis.ipynb", f"stem of stride 2 reaches {top1:.1%}."
     yield (

@@ -16,8 +16,8 @@ COURSE_REPORT = pd.DataFrame(
 
 _GIUNG2 = "github.com/cs-giung/giung2-jax, projects/Baseline-TinyImageNet, 100 epochs, 8 TPUv3"
 _FASTAI = "github.com/fastai/course22p2, nbs/24_imgnet_tiny.ipynb, 25 epochs"
-# Published val top-1 on Tiny ImageNet of networks trained from scratch on it, as fractions. Their
-# multiply-accumulates depend on stems that the sources do not all state.
+# Published validation top-1 on Tiny ImageNet of networks trained from scratch on it, as fractions.
+# Their multiply-accumulates depend on stems that the sources do not all state.
 LITERATURE = pd.DataFrame(
     [
         ("ResNet-18", 11.3e6, 0.655, 100, _GIUNG2),

@@ -61,8 +61,8 @@ def results_table(results: Results) -> pd.DataFrame:
         `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (NaN
         where the run continued on another device), device, accuracies in training and validation as
         fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
-        is, where a run has it), val top-1 averaged with mirror images and of averaged weights in
-        columns of their own, and the course report's numbers for the same network.
+        is, where a run has it), validation top-1 averaged with mirror images and of averaged
+        weights in columns of their own, and the course report's numbers for the same network.
     """
     rows = []
     for result in results:
@@ -78,16 +78,16 @@ def results_table(results: Results) -> pd.DataFrame:
                 "epochs": len(history["loss"]),
                 "s / epoch": np.nan if moved else float(np.median(history["seconds"])),
                 "device": device_name(result),
-                "train top-1": history["top1"][-1],
-                "clean train top-1": result.get("metrics_train", {}).get("top1", np.nan),
-                "val top-1": result["metrics"]["top1"],
-                "val top-5": result["metrics"]["top5"],
-                "val top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
-                "val top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
+                "training top-1": history["top1"][-1],
+                "clean training top-1": result.get("metrics_train", {}).get("top1", np.nan),
+                "validation top-1": result["metrics"]["top1"],
+                "validation top-5": result["metrics"]["top5"],
+                "validation top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
+                "validation top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
                 "course report: parameters": course["parameters"],
                 "course report: s / epoch": course["seconds_per_epoch"],
-                "course report: train top-1": course["train_top1"],
-                "course report: val top-1": course["val_top1"],
+                "course report: training top-1": course["train_top1"],
+                "course report: validation top-1": course["val_top1"],
             }
         )
     return pd.DataFrame(rows)
@@ -121,27 +121,30 @@ def summary(results: Results) -> pd.DataFrame:
         last, of the others those of most epochs and then the most accurate first: recipe, epochs,
         network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the fastest
         run, as other work only slows one down), device, clean (whether the next column is
-        evaluated, or is the mean of the last epoch for lack of that), train top-1, val top-1 and
-        val top-5 (means over the seeds, as fractions), error (of val top-1: the standard deviation
-        over the seeds, of a single run the binomial standard error of its images).
+        evaluated, or is the mean of the last epoch for lack of that), training top-1,
+        validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
+        validation top-1: the standard deviation over the seeds, of a single run the binomial
+        standard error of its images).
     """
     table = results_table(results)
     table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
-    table["clean"] = table["clean train top-1"].notna()
-    table["train top-1"] = table["clean train top-1"].fillna(table["train top-1"])
+    table["clean"] = table["clean training top-1"].notna()
+    table["training top-1"] = table["clean training top-1"].fillna(table["training top-1"])
     table["network"] = [network_of(result) for result in results]
     rows = table.groupby(["recipe", "epochs", "network"], as_index=False).agg(
         {
             **dict.fromkeys(["parameters", "MACs", "device"], "first"),
             **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
-            **dict.fromkeys(["train top-1", "val top-1", "val top-5"], "mean"),
+            **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }
     )
-    deviation = table.groupby(["recipe", "epochs", "network"])["val top-1"].std().to_numpy()
-    binomial = (rows["val top-1"] * (1 - rows["val top-1"]) / rows.pop("images")) ** 0.5
+    deviation = table.groupby(["recipe", "epochs", "network"])["validation top-1"].std().to_numpy()
+    binomial = (
+        rows["validation top-1"] * (1 - rows["validation top-1"]) / rows.pop("images")
+    ) ** 0.5
     rows["error"] = np.where(rows["run"] > 1, deviation, binomial)
     rows = rows.rename(columns={"run": "n"}).sort_values(
-        ["recipe", "epochs", "val top-1"],
+        ["recipe", "epochs", "validation top-1"],
         key=lambda column: column == "course" if column.name == "recipe" else -column,
     )
     return rows.reset_index(drop=True)
@@ -159,7 +162,7 @@ def markdown_results(results: Results) -> str:
     """
     header = (
         *("epochs", "network", "parameters", "million MACs", "s / epoch"),
-        *("train top-1", "val top-1", "val top-5"),
+        *("training top-1", "validation top-1", "validation top-5"),
     )
     theirs = [
         (30, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
@@ -176,9 +179,9 @@ def markdown_results(results: Results) -> str:
                 f"{row['parameters']:,}",
                 f"{row['MACs'] / 1e6:.0f}",
                 _seconds(row["s / epoch"]),
-                _percent(row["train top-1"]) + ("" if row["clean"] else " †"),
-                f"**{100 * row['val top-1']:.1f} ± {100 * row['error']:.1f}%**",
-                _percent(row["val top-5"]),
+                _percent(row["training top-1"]) + ("" if row["clean"] else " †"),
+                f"**{100 * row['validation top-1']:.1f} ± {100 * row['error']:.1f}%**",
+                _percent(row["validation top-5"]),
             )
             for row in rows.to_dict("records")
         ]
@@ -269,8 +272,8 @@ def markdown_exports(result: dict[str, Any]) -> str:
         The lines of the table.
     """
     header = (
-        *("network", "format", "MB", "images", "predictions that differ", "logits differ by at most"),
-        "top-1 of all images",
+        *("network", "format", "MB", "images", "predictions that differ"),
+        *("logits differ by at most", "top-1 of all images"),
     )
     rows = []
     for run, forms in result["exports"].items():

@@ -48,16 +48,16 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
         The matplotlib `Figure`.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
-    rows = rows.sort_values(["epochs", "val top-1"])
+    rows = rows.sort_values(["epochs", "validation top-1"])
     rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
     rows["recipe"] = rows["recipe"].map(family_of)
     is_longest = ~rows.duplicated(["network", "recipe"], keep="last")
     rows = rows[(rows["epochs"] >= 30) | is_longest]
     colors = colors_of([*rows["network"], *course.index])
     shown = [
-        *rows[["network", "recipe", "epochs", "parameters", "val top-1", "error"]].itertuples(
-            index=False, name=None
-        ),
+        *rows[
+            ["network", "recipe", "epochs", "parameters", "validation top-1", "error"]
+        ].itertuples(index=False, name=None),
         *(
             (row.Index, "theirs", 30, row.parameters, row.val_top1, 0)
             for row in course.itertuples()
@@ -153,12 +153,12 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
         lambda row: f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs", axis=1
     )
     places = np.arange(len(rows))  # names of different networks may be cut to the same
-    axes.hlines(places, rows["train top-1"], rows["val top-1"], color="0.6", zorder=1)
+    axes.hlines(places, rows["training top-1"], rows["validation top-1"], color="0.6", zorder=1)
     axes.set_yticks(places, names)
     sets = {
-        "training set": ("train top-1", rows["clean"], "black"),
-        "training set, mean of the last epoch": ("train top-1", ~rows["clean"], "0.7"),
-        "validation set": ("val top-1", slice(None), "white"),
+        "training set": ("training top-1", rows["clean"], "black"),
+        "training set, mean of the last epoch": ("training top-1", ~rows["clean"], "0.7"),
+        "validation set": ("validation top-1", slice(None), "white"),
     }
     for label, (column, shown, face) in sets.items():
         points = rows[column][shown], places[shown]

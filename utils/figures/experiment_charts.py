@@ -30,7 +30,7 @@ def plot_ablations(table: pd.DataFrame) -> Figure:
     _plot_differences(left, table, label="uncertainty between seeds")
     left.set(xlabel="points from the default")
     right.hlines(table["changed"], 100 * table["top1"], 100 * table["train_top1"], color="0.7")
-    for column, label, color in (("train_top1", "train", "C1"), ("top1", "hold-out", "C0")):
+    for column, label, color in (("train_top1", "training set", "C1"), ("top1", "hold-out", "C0")):
         right.scatter(100 * table[column], table["changed"], color=color, label=label, zorder=3)
     right.set(xlabel="top-1, %")
     right.grid(visible=False, axis="y")

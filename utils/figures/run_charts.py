@@ -49,7 +49,7 @@ def plot_run(result: Mapping[str, Any]) -> Figure:
     for axes, name in zip(panels, ("loss", accuracy, "learning_rate"), strict=True):
         evaluated = history.get(f"val_{name}")
         done = range(1, len(history[name]) + 1)
-        axes.plot(done, history[name], "--" if evaluated is not None else "-", label="train")
+        axes.plot(done, history[name], "--" if evaluated is not None else "-", label="training set")
         if evaluated is not None:
             points = pd.Series(evaluated, done, float).dropna()
             axes.plot(points.index, points, "o-", ms=2.5, label=result["dataset"]["split"])

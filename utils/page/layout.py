@@ -26,8 +26,8 @@ classes.
 EVIDENCE = """## Where it finds evidence
 
 Grad-CAM for the most probable class, at the end of the tail and of the body and in the head. Bright
-is strong evidence; a dark map has none at any single position. The body has the fine grid again that the tail
-gave up.
+is strong evidence; a dark map has none at any single position. The body has the fine grid again
+that the tail gave up.
 """
 NETWORK = "Network, with its top-1 on the validation set"
 SOME = "Or one of these validation images, which no network here was trained on:"

@@ -62,7 +62,11 @@ def site_contents() -> dict[str, Any]:
 
 def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
     """The rows of the table: seeds taken together, as in the README."""
-    renamed = {"val top-1": "top1", "val top-5": "top5", "train top-1": "train_top1"}
+    renamed = {
+        "validation top-1": "top1",
+        "validation top-5": "top5",
+        "training top-1": "train_top1",
+    }
     table = summary(results).rename(columns=renamed | {"MACs": "macs", "s / epoch": "seconds"})
     table["color"] = [colors[network.split(",")[0]] for network in table["network"]]
     return table.astype(object).where(table.notna(), None).to_dict("records")
@@ -134,7 +138,7 @@ def _elsewhere() -> list[dict[str, Any]]:
 def grad_cam_strip(
     model: keras.Model, predictions: Mapping[str, Any], count: int = 8
 ) -> dict[str, Any]:
-    """Grad-CAM of the first kept images that a network classifies correctly.
+    """Grad-CAM of the first kept images.
 
     Args:
         model: the network.
@@ -142,15 +146,16 @@ def grad_cam_strip(
         count: how many images.
 
     Returns:
-        Dict: images, their indices; maps, by stage `side`, the rows of a map, and `values`, those
+        Dict: images, their indices; right, whether the network is; maps, by stage `side`, the rows of a map, and `values`, those
         of all images, 0 to 255.
     """
     images, labels = kept_images(predictions)
     samples = predictions["sample"][: len(labels)]
-    right = (predictions["classes"][samples, 0] == labels).nonzero()[0][:count]
-    maps = grad_cam(model, images[right], labels[right], layers_in(model, STAGES))
+    right = predictions["classes"][samples, 0] == labels
+    maps = grad_cam(model, images[:count], labels[:count], layers_in(model, STAGES))
     return {
-        "images": samples[right].tolist(),
+        "images": samples[:count].tolist(),
+        "right": right[:count].tolist(),
         "maps": {
             stage: {"side": values.shape[1], "values": _base64(np.round(255 * values))}
             for stage, values in maps.items()

@@ -79,10 +79,10 @@ const tableRows = [...data.table, ...course.map((e) => ({ ...e, network: e.name,
 const columns = [
   ["network", (r) => r.network + (r.n > 1 ? `, ${r.n} seeds` : ""), null],
   ["epochs", (r) => r.epochs, count],
-  ["val top-1", (r) => r.top1, percent],
+  ["validation top-1", (r) => r.top1, percent],
   ["recipe", (r) => r.recipe, null],
-  ["val top-5", (r) => r.top5, percent],
-  ["train top-1", (r) => r.train_top1, percent],
+  ["validation top-5", (r) => r.top5, percent],
+  ["training top-1", (r) => r.train_top1, percent],
   ["parameters", (r) => r.parameters, count],
   ["MACs", (r) => r.macs, (x) => (x == null ? "–" : `${(x / 1e6).toFixed(1)} M`)],
   ["s / epoch", (r) => r.seconds, count],
@@ -105,8 +105,8 @@ function drawTable(sorted = 2, descending = true) {
     if (i === 0) return element("th", { scope: "row" }, dot(line), get(line));
     if (!show) return element("td", { class: "text" }, get(line));
     const text = show(get(line));
-    if (title === "train top-1" && line.clean === false) return element("td", {}, `${text} †`);
-    if (title !== "val top-1") return element("td", {}, text);
+    if (title === "training top-1" && line.clean === false) return element("td", {}, `${text} †`);
+    if (title !== "validation top-1") return element("td", {}, text);
     const error = line.error == null ? "" : ` ± ${(100 * line.error).toFixed(1)}`;
     return element("td", {}, element("span", { class: "meter", style: `--share:${100 * line.top1 / best.top1}%` },
       text, element("small", {}, error)));
@@ -147,7 +147,7 @@ function drawCurves() {
       : measure === "loss" ? { rangemode: "tozero" } : { type: "log", exponentformat: "power", dtick: 1 }) }), config);
 }
 
-/* Accuracy against size, MACs and seconds */
+/* Accuracy against size and MACs */
 function drawCost() {
   const what = by("cost-axis").value;
   const own = (recipe) => data.runs.filter((r) => r.recipe === recipe);
@@ -174,10 +174,10 @@ function drawCost() {
     return { x: Math.log10(p[what]), y: p.top1, text: short(p), showarrow: false, yshift: below ? -15 : 15,
       font: { size: 12, color: color("soft") } };
   });
-  const title = { parameters: "parameters", macs: "multiply-accumulates per image", seconds: "seconds of training" }[what];
+  const title = { parameters: "parameters", macs: "multiply-accumulates per image" }[what];
   Plotly.react("cost-plot", traces, layout({ annotations,
-    xaxis: axis(title, { type: "log", tickformat: "~s", ...(what === "macs" ? {} : { dtick: what === "seconds" ? "D2" : 1 }) }),
-    yaxis: axis("val top-1", { tickformat: ".0%", range: [0, what === "parameters" ? 0.8 : 0.56] }) }), config);
+    xaxis: axis(title, { type: "log", tickformat: "~s", ...(what === "macs" ? {} : { dtick: 1 }) }),
+    yaxis: axis("validation top-1", { tickformat: ".0%", range: [0, 0.8] }) }), config);
 }
 
 /* Confusion matrix */
@@ -260,7 +260,7 @@ function choose(c) {
 
 /* Grad-CAM */
 function drawCam() {
-  const { run, images: shown, maps } = data.gradCam;
+  const { run, images: shown, right, maps } = data.gradCam;
   const heat = data.heat.map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
   const shade = (v) => {
     const at = Math.min(v / 255 * (heat.length - 1), heat.length - 1 - 1e-6), i = Math.floor(at);
@@ -288,7 +288,7 @@ function drawCam() {
     image.onload = () => resolve(image);
     image.src = `data:image/jpeg;base64,${images.get(index).jpeg}`;
   }))).then((loaded) => by("cam").replaceChildren(
-    element("thead", {}, element("tr", {}, element("td", {}), ...shown.map((i) => element("th", { scope: "col" }, names[labels[i]])))),
+    element("thead", {}, element("tr", {}, element("td", {}), ...shown.map((i, n) => element("th", { scope: "col", class: right[n] ? "" : "wrong" }, names[labels[i]])))),
     element("tbody", {}, element("tr", {}, element("th", { scope: "row" }, "image"), ...loaded.map((image, n) => picture(image, null, n))),
       ...Object.entries(maps).map(([stage, map]) => element("tr", {},
         element("th", { scope: "row" }, stage.replace("_", " "), element("small", {}, `${map.side}×${map.side}`)),
@@ -297,7 +297,7 @@ function drawCam() {
 
 choice("curve-measure", { top1: "top-1", loss: "loss", learning_rate: "learning rate" }, drawCurves);
 choice("curve-axis", { epochs: "by epoch", minutes: "by time" }, drawCurves);
-choice("cost-axis", { parameters: "parameters", macs: "MACs", seconds: "seconds" }, drawCost);
+choice("cost-axis", { parameters: "parameters", macs: "MACs" }, drawCost);
 runChoice("matrix-run", drawMatrix);
 runChoice("class-run", () => choose(chosen));
 by("matrix-errors").addEventListener("change", drawMatrix);

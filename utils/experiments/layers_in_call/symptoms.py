@@ -26,8 +26,8 @@ CHANCE = 1 / 200  # top-1 of a guess among the classes
 LIMITS = {
     "memory": 10.0,  # growth for each call of the network, above it
     "seconds": 1.2,  # CPU time of the last epoch over that of the second, above it
-    "train": 2 / 3,  # train top-1 after as many epochs, below it
-    "val": 2 / 3,  # val top-1 at the same train top-1, below it
+    "train": 2 / 3,  # training top-1 after as many epochs, below it
+    "val": 2 / 3,  # validation top-1 at the same training top-1, below it
 }
 
 
@@ -134,8 +134,8 @@ def beside(train: float, val: float, sound: Mapping[str, Any]) -> dict[str, floa
         sound: histories `top1` and `val_top1` of the network without the fault.
 
     Returns:
-        times_train (over the last epoch's) and times_val (over val top-1 at the same train top-1,
-        linear between epochs).
+        times_train (over the last epoch's) and times_val (over validation top-1 at the same
+        training top-1, linear between epochs).
     """
     order = np.argsort(sound["top1"])
     tops, vals = (np.asarray(sound[name])[order] for name in ("top1", "val_top1"))
