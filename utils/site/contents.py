@@ -146,8 +146,8 @@ def grad_cam_strip(
         count: how many images.
 
     Returns:
-        Dict: images, their indices; right, whether the network is; maps, by stage `side`, the rows of a map, and `values`, those
-        of all images, 0 to 255.
+        Dict: images, their indices; right, whether the network is; maps, by stage `side`, the
+        rows of a map, and `values`, those of all images, 0 to 255.
     """
     images, labels = kept_images(predictions)
     samples = predictions["sample"][: len(labels)]
