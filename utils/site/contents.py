@@ -152,7 +152,7 @@ def grad_cam_strip(
     images, labels = kept_images(predictions)
     samples = predictions["sample"][: len(labels)]
     right = predictions["classes"][samples, 0] == labels
-    maps = grad_cam(model, images[:count], labels[:count], layers_in(model, STAGES))
+    maps = grad_cam(model, images[:count], labels[:count].tolist(), layers_in(model, STAGES))
     return {
         "images": samples[:count].tolist(),
         "right": right[:count].tolist(),
