@@ -216,12 +216,14 @@ def test_networks_whose_names_are_cut_to_the_same_stay_apart(rows):
 def test_reliability_has_a_panel_a_recipe_and_each_error():
     frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [1, 1]})
     runs = [result("simple", 4), result("complex", 4), result("simple", 2, "course")]
-    tuned, course = charts.plot_reliability([(run, frame) for run in runs]).axes
+    figure = charts.plot_reliability([(run, frame) for run in runs])
+    tuned, course = figure.axes
+    assert len(legend(figure)) == 3
     diagonal, *lines = tuned.lines
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
     assert (len(lines), len(course.lines)) == (2, 2)
     assert list(lines[0].get_ydata()) == [0.3, 0.8]
-    assert lines[0].get_label() == "simple, 4 epochs: 5.0%"
+    assert lines[0].get_label() == "simple, tuned, 4 epochs: 5.0%"
     assert lines[0].get_color() == course.lines[1].get_color() != lines[1].get_color()
 
 

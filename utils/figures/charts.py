@@ -233,15 +233,8 @@ def _draw_curves(
 
 
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Columns of a legend of runs: about 105 letters are as wide as the figure."""
-    return max(2, 105 // (max(len(_run_label(run)) for run in runs) + 7))
-
-
-def _run_label(result: Mapping[str, Any]) -> str:
-    words = [label_of(network_of(result)), f"{len(result['history']['loss'])} epochs"]
-    if result["recipe"] != family_of(result["recipe"]):
-        words.insert(1, result["recipe"])
-    return ", ".join(words)
+    """Columns of a legend of networks: about 105 letters are as wide as the figure."""
+    return max(2, 105 // (max(len(label_of(network_of(run))) for run in runs) + 7))
 
 
 def plot_reliability(
@@ -257,31 +250,31 @@ def plot_reliability(
     Returns:
         The matplotlib `Figure`.
     """
-    recipes = [family_of(result["recipe"]) for result, _ in tables]
-    most = max(map(recipes.count, recipes))
-    recipes = list(dict.fromkeys(recipes))
+    recipes = list(dict.fromkeys(family_of(result["recipe"]) for result, _ in tables))
     figure, panels = plt.subplots(
-        1, len(recipes), figsize=(WIDTH, 2.4 + 0.15 * most), sharey=True, squeeze=False
+        1, len(recipes), figsize=(WIDTH, 2.7 + 0.17 * len(tables)), sharey=True, squeeze=False
     )
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
-        runs = [run for run in tables if family_of(run[0]["recipe"]) == recipe]
-        for (result, table), marker in zip(runs, itertools.cycle("os^vDP"), strict=False):
-            error = expected_calibration_error(table)
-            axes.plot(
-                *(table["confidence"], table["accuracy"], f"{marker}-"),
-                ms=3,
-                lw=1,
-                color=colors[result["preset"]],
-                label=f"{_run_label(result)}: {error:.1%}",
-            )
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
-        axes.legend(
-            title="expected calibration error", title_fontsize=SMALL, fontsize=SMALL,
-            loc="upper center", bbox_to_anchor=(0.5, -0.24),
-        )  # fmt: skip
+    lines = []
+    for (result, table), marker in zip(tables, itertools.cycle("os^vDPX"), strict=False):
+        network, epochs = label_of(network_of(result)), len(result["history"]["loss"])
+        error = expected_calibration_error(table)
+        (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
+            *(table["confidence"], table["accuracy"], f"{marker}-"),
+            ms=3,
+            lw=1,
+            color=colors[result["preset"]],
+            label=f"{network}, {result['recipe']}, {epochs} epochs: {error:.1%}",
+        )
+        lines.append(line)
+    figure.legend(
+        handles=lines, loc="outside lower center", title="expected calibration error",
+        title_fontsize=SMALL, fontsize=SMALL,
+    )  # fmt: skip
     panels[0, 0].set_ylabel("accuracy")
     return figure
 
