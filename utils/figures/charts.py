@@ -128,8 +128,10 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
         for axes, x in zip(panels, ("parameters", "macs"), strict=True):
             axes.plot(rows[x], 1 - rows["top1"], "o-", ms=4, color=colors[family], label=family)
             for row in rows.itertuples():
-                shift = (-3, -10) if family == "FishNet" else (4, 4)
-                _note(axes, row.name, (getattr(row, x), 1 - row.top1), shift)
+                left = (family, x) == ("DenseNet", "macs")  # or they meet ResNet-50
+                shift = (-5, -3) if left else (-3, -10) if family == "FishNet" else (4, 4)
+                place = (getattr(row, x), 1 - row.top1)
+                _note(axes, row.name, place, shift, ha="right" if left else "left")
     for axes in panels:
         axes.margins(0.14)
     percent(panels[0].yaxis)

@@ -14,7 +14,7 @@ from utils.analysis.gradients import grad_cam, kept_images, layers_in
 from utils.analysis.published import COURSE_REPORT, LITERATURE
 from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
-from utils.figures.style import colors_of
+from utils.figures.style import colors_of, label_of
 from utils.files import load_model
 from utils.training.results import device_name, load_results
 
@@ -68,7 +68,9 @@ def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
         "training top-1": "train_top1",
     }
     table = summary(results).rename(columns=renamed | {"MACs": "macs", "s / epoch": "seconds"})
-    table["color"] = [colors[network.split(",")[0]] for network in table["network"]]
+    presets = table["network"].str.partition(", ")
+    table["color"] = presets[0].map(colors)
+    table["network"] = presets[0].map(label_of) + presets[1] + presets[2]
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
