@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from utils.analysis.predictions import expected_calibration_error
+from utils.analysis.published import COURSE_EPOCHS
 from utils.analysis.tables import network_of
 from utils.figures.style import (
     OURS,
@@ -52,14 +53,14 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
     rows["recipe"] = rows["recipe"].map(family_of)
     is_longest = ~rows.duplicated(["network", "recipe"], keep="last")
-    rows = rows[(rows["epochs"] >= 30) | is_longest]
+    rows = rows[(rows["epochs"] >= COURSE_EPOCHS) | is_longest]
     colors = colors_of([*rows["network"], *course.index])
     shown = [
         *rows[
             ["network", "recipe", "epochs", "parameters", "validation top-1", "error"]
         ].itertuples(index=False, name=None),
         *(
-            (row.Index, "theirs", 30, row.parameters, row.val_top1, 0)
+            (row.Index, "theirs", COURSE_EPOCHS, row.parameters, row.val_top1, 0)
             for row in course.itertuples()
         ),
     ]
@@ -72,7 +73,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             ms=5,
             mfc="white" if recipe.startswith("course") else color,
         )
-        if epochs != 30:
+        if epochs != COURSE_EPOCHS:
             _note(axes, f"{epochs} ep.", (parameters, top1), (7, -3))
     axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
     for row in literature.itertuples():
@@ -209,20 +210,19 @@ def _draw_curves(
     """The curves of runs of equal length with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
-    first = {network_of(run): run for run in reversed(runs)}  # the seeds of one have one label
-    as_it_is = {name for name in first if name in colors}
-    markers = dict(zip(reversed(first), itertools.cycle("os^vDP"), strict=False))
+    named = {network_of(run): run for run in runs}  # the seeds of one have one label
+    markers = dict(zip(named, itertools.cycle("os^vDP"), strict=False))
     for result in runs:
         history, preset, network = result["history"], result["preset"], network_of(result)
         count = len(history["loss"])
-        is_variant = network != preset and preset in as_it_is
+        is_variant = network != preset and preset in named
         style = {"color": colors[preset], "alpha": 0.5 if is_variant else 1, "lw": 1}
         marked = {"marker": markers[network], "ms": 3, "markevery": max(1, count // 10), **style}
         for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(range(1, count + 1), history[name], "--", **style)
             evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
-        if first[network] is result:
+        if named[network] is result:
             line.set_label(label_of(network))
     left.set(title=f"{title}: cross-entropy", ylabel="loss", ylim=(0, None))
     right.set(title=f"{title}: accuracy", ylabel=TITLES[shown], ylim=(0, None))

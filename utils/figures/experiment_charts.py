@@ -115,16 +115,16 @@ def plot_comparison(tables: Mapping[str, pd.DataFrame]) -> Figure:
         places = np.arange(len(metrics))
         height = 0.8 / len(others)
         for i, (name, row) in enumerate(others.iterrows()):
+            own = places + (i - (len(others) - 1) / 2) * height
             axes.barh(
-                places + (i - (len(others) - 1) / 2) * height,
+                own,
                 [row[f"{metric} difference"] for metric in metrics],
                 height,
                 color=colors[name],
             )
-            for place, metric in zip(places, metrics, strict=True):
+            for place, metric in zip(own, metrics, strict=True):
                 by_seed = row[f"{metric} by seed"]
-                heights = [place + (i - (len(others) - 1) / 2) * height] * len(by_seed)
-                axes.plot(by_seed, heights, "o", color="0.2", ms=3, mfc="white")
+                axes.plot(by_seed, [place] * len(by_seed), "o", color="0.2", ms=3, mfc="white")
         axes.set_yticks(places, [TITLES[metric] for metric in metrics])
         axes.invert_yaxis()
         axes.axvline(0, color="0.3", lw=1)

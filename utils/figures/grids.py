@@ -257,9 +257,10 @@ def plot_masks(
     """
     rows = {"mask": masks, **predicted}
     colors = 255 * np.array([to_rgb(color) for color in ("0.88", TRUE, PREDICTED, "black")])
+    colors = colors.astype(np.uint8)
     kinds = [
         np.select([(row == 0) & (masks == 0), row == masks, row != 0], [0, 1, 2], default=3)
         for row in rows.values()
     ]
-    grid = [*images, *(colors.astype(np.uint8)[kind] for row in kinds for kind in row)]
+    grid = [*images, *(colors[kind] for row in kinds for kind in row)]
     return image_grid(grid, len(images), row_labels=["image", *rows])[0]

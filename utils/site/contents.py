@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images, layers_in
-from utils.analysis.published import COURSE_REPORT, LITERATURE
+from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT, LITERATURE
 from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of, label_of
@@ -20,7 +20,6 @@ from utils.training.results import device_name, load_results
 
 CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
 STAGES = ("tail_1", "tail_3", "body_3", "head_1")  # as in 04_analysis
-COURSE_EPOCHS = 30
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by run, as `load_predictions` returns them
 
@@ -83,7 +82,6 @@ def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> 
         "epochs": len(history["loss"]),
         "parameters": result["model"]["parameters"],
         "macs": result["model"]["macs"],
-        "seconds": round(sum(history["seconds"])),
         "device": device_name(result),
         "train_top1": history["top1"][-1],
         **{name: result["metrics"][name] for name in ("top1", "top5")},
@@ -123,7 +121,7 @@ def _elsewhere() -> list[dict[str, Any]]:
             "source": "course report",
             "name": {"resnet_report": "ResNet"}.get(preset, preset),
             "parameters": row.parameters,
-            "seconds": row.seconds_per_epoch * COURSE_EPOCHS if row.seconds_per_epoch > 0 else None,
+            "seconds": row.seconds_per_epoch if row.seconds_per_epoch > 0 else None,
             "epochs": COURSE_EPOCHS,
             "train_top1": row.train_top1,
             "top1": row.val_top1,

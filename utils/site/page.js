@@ -75,7 +75,7 @@ function drawFacts() {
   by("kicker").textContent = ["Keras 3", "Tiny ImageNet-200", ...new Set(data.runs.map((run) => run.device))].join(" · ");
   by("repository").href = `https://github.com/${data.repository}`;
 }
-const tableRows = [...data.table, ...course.map((e) => ({ ...e, network: e.name, recipe: e.source, seconds: e.seconds && e.seconds / e.epochs }))];
+const tableRows = [...data.table, ...course.map((e) => ({ ...e, network: e.name, recipe: e.source }))];
 const columns = [
   ["network", (r) => r.network + (r.n > 1 ? `, ${r.n} seeds` : ""), null],
   ["epochs", (r) => r.epochs, count],
