@@ -15,6 +15,7 @@ from utils.models.presets import (
     UNetConfig,
     get_preset,
 )
+from utils.training.results import elapsed
 
 SIMPLE = dataclasses.asdict(PRESETS["simple"])
 
@@ -136,7 +137,7 @@ def test_the_comments_on_presets_agree_with_the_results():
     for epochs, minutes, top1, run_id in claims:
         result = json.loads(Path(f"report/results/{run_id}.json").read_text())
         assert (len(result["history"]["loss"]), result["env"]["cpu_count"]) == (int(epochs), 2)
-        assert sum(result["history"]["seconds"]) / 60 == pytest.approx(float(minutes), abs=0.5)
+        assert elapsed(result) / 60 == pytest.approx(float(minutes), abs=0.5)
         assert f"{result['metrics']['top1']:.1%}" == f"{top1}%"
 
 

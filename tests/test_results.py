@@ -204,6 +204,9 @@ def test_when_a_run_passes_a_level():
     legs = [{"epoch": i, "step": 0, "env": {"device": device}} for i, device in enumerate("aba")]
     assert first_epoch_above(result | {"legs": legs[:2]}, 0.2) == "epoch 2"
     assert results.devices_of(result | {"legs": legs}) == ["a", "b"]
+    alone = result | {"seconds": {"total": 210.0, "epoch": 45.0}}
+    assert first_epoch_above(alone, 0.2) == "epoch 2, 2 min"
+    assert (results.elapsed(result), results.elapsed(alone)) == (210, 135)
     evaluated = {"epoch": 3, "step": 0, "env": {"device": "c"}}
     assert results.devices_of(result | {"legs": [legs[0], evaluated]}) == ["a"]
     assert results.training_env(result | {"legs": [legs[0], evaluated]}) == {"device": "a"}

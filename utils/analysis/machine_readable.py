@@ -39,6 +39,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         **{name: result["metrics"].get(name) for name in METRICS},
         **result["model"],
         "seconds": result["seconds"].get("total"),
+        "epoch_seconds": result["seconds"].get("epoch"),
         "device": device_name(result),
         **{name: env.get(name) for name in ("precision", "backend", "tensorflow", "jax")},
         "commit": env.get("git_commit"),

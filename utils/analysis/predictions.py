@@ -1,5 +1,6 @@
 """What the analysis computes from a run's kept predictions."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from utils.training.predictions import confusions
-from utils.training.results import devices_of
+from utils.training.results import elapsed
 
 
 def short_name(words: str) -> str:
@@ -94,9 +95,8 @@ def first_epoch_above(result: dict[str, Any], level: float) -> str:
     Returns:
         "epoch 3, 5 min", "epoch 3" where devices changed, or "–" when it never is.
     """
-    history = result["history"]
-    for epoch, top1 in enumerate(history["val_top1"], start=1):
+    for epoch, top1 in enumerate(result["history"]["val_top1"], start=1):
         if top1 is not None and top1 > level:
-            minutes = f", {sum(history['seconds'][:epoch]) / 60:.0f} min"
-            return f"epoch {epoch}" + (minutes if len(devices_of(result)) == 1 else "")
+            minutes = elapsed(result, epoch) / 60
+            return f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
     return "–"

@@ -18,7 +18,7 @@ from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
 from utils.training.results import (
     device_name,
-    devices_of,
+    elapsed,
     load_results,
     read_result,
     result_path,
@@ -58,15 +58,15 @@ def results_table(results: Results) -> pd.DataFrame:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (NaN
-        where the run continued on another device), device, accuracies in training and validation as
+        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (see
+        `utils.training.results.elapsed`), device, accuracies in training and validation as
         fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
         is, where a run has it), validation top-1 averaged with mirror images and of averaged
         weights in columns of their own, and the course report's numbers for the same network.
     """
     rows = []
     for result in results:
-        history, moved = result["history"], len(devices_of(result)) > 1
+        history, epochs = result["history"], len(result["history"]["loss"])
         course = COURSE_REPORT.reindex([result["preset"]]).iloc[0]
         rows.append(
             {
@@ -75,8 +75,8 @@ def results_table(results: Results) -> pd.DataFrame:
                 "recipe": result["recipe"],
                 "parameters": result["model"]["parameters"],
                 "MACs": result["model"]["macs"],
-                "epochs": len(history["loss"]),
-                "s / epoch": np.nan if moved else float(np.median(history["seconds"])),
+                "epochs": epochs,
+                "s / epoch": elapsed(result) / epochs,
                 "device": device_name(result),
                 "training top-1": history["top1"][-1],
                 "clean training top-1": result.get("metrics_train", {}).get("top1", np.nan),
@@ -120,8 +120,8 @@ def summary(results: Results) -> pd.DataFrame:
         `pandas.DataFrame`, a row per network, recipe and number of epochs; the recipe `course`
         last, of the others those of most epochs and then the most accurate first: recipe, epochs,
         network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the fastest
-        run, as other work only slows one down), device, clean (whether the next column is
-        evaluated, or is the mean of the last epoch for lack of that), training top-1,
+        run), device, clean (whether the next column is evaluated, or is the mean of the last epoch
+        for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
         validation top-1: the standard deviation over the seeds, of a single run the binomial
         standard error of its images).

@@ -222,7 +222,8 @@ def training(**options: Any) -> dict[str, Any]:
         Dict: history, as in a result.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return {"history": train(RunConfig(**options, run_dir=f"{folder}/run"))["history"]}
+        config = RunConfig(**options, run_dir=f"{folder}/run", results_dir=folder)
+        return {"history": train(config)["history"]}
 
 
 TASKS: dict[str, Callable] = {

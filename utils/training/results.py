@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +228,23 @@ def devices_of(result: dict[str, Any]) -> list[str]:
     legs, epochs = _legs(result), len(result["history"].get("seconds", []))
     legs = [leg for leg in legs if leg.get("epoch", 0) < epochs] or legs[:1]
     return list(dict.fromkeys(leg["env"]["device"] for leg in legs))
+
+
+def elapsed(result: dict[str, Any], epochs: int | None = None) -> float:
+    """How long the first epochs of a run take.
+
+    Args:
+        result: of a training.
+        epochs: how many; None: all.
+
+    Returns:
+        Seconds. Where `utils.experiments.epoch_time` measured an epoch on an idle machine, a
+        multiple of it; otherwise as in the history, and NaN if the run moved to another device.
+    """
+    seconds = result["history"]["seconds"][:epochs]
+    if alone := result.get("seconds", {}).get("epoch"):
+        return alone * len(seconds)
+    return sum(seconds) if len(devices_of(result)) == 1 else math.nan
 
 
 def device_name(result: dict[str, Any]) -> str:
