@@ -49,7 +49,8 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
         result["seconds"].pop("epoch", None)
         result["config"]["seed"] = seed
         (tmp_path / f"run-seed{seed}.json").write_text(json.dumps(result))
-    history = {"seconds": [9.0, 3.0], "images_per_second": [1.0, 39 * 256 / 2]}
+    trained = 39 * 256
+    history = {"seconds": [9.0, 3.0], "images_per_second": [1.0, trained / 2]}
     measured = []
     monkeypatch.setattr(
         epoch_time, "measure", lambda *_, **run: measured.append(run) or {"history": history}
@@ -67,7 +68,11 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
         assert found["epoch_env"]["precision"] == "mixed_bfloat16"
         assert found["history"] == result["history"]
 
+    for seconds, kept in ((4.0, 21), (2.0, 11)):  # less counts
+        history |= {"seconds": [9.0, seconds], "images_per_second": [1.0, trained / (seconds - 1)]}
+        epoch_time.main()
+        assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == kept
     monkeypatch.setattr(epoch_time, "measure", lambda *_, **run: {"error": "killed"})
     with pytest.raises(RuntimeError, match="run-seed[01]: killed"):
         epoch_time.main()
-    assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 21
+    assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 11
