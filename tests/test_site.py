@@ -14,9 +14,14 @@ from utils.models.build import build_model
 from utils.site.build import render
 from utils.site.contents import grad_cam_strip
 from utils.training.predictions import load_predictions
-from utils.training.results import load_results
+from utils.training.results import load_results, read_result
 
 SITE = Path("report/site")
+
+
+@pytest.fixture
+def result():
+    return read_result("report/results/complex-tuned-v2-30ep-activation-silu-seed0.json")
 
 
 def data_of(html):
@@ -41,6 +46,20 @@ def test_a_row_without_a_time_of_its_own_can_be_written(monkeypatch):
     assert contents._rows([], {"simple": "#000000"}) == [
         {"network": "simple", "seconds": None, "top1": 0.5, "color": "#000000"}
     ]
+
+
+def test_minutes_are_those_of_an_idle_machine_where_it_was_measured(result):
+    from utils.site.contents import _run
+
+    result["history"]["seconds"] = [600.0] * 30
+    predictions = {"classes": np.zeros((1, 1)), "probabilities": np.ones((1, 1))}
+    result["seconds"]["epoch"] = 90.0
+    minutes = _run(result, "#000000", predictions)["history"]["minutes"]
+    assert (minutes[0], minutes[29]) == (1.5, 45)
+    del result["seconds"]["epoch"]
+    assert _run(result, "#000000", predictions)["history"]["minutes"][29] == 300
+    moved = [{"epoch": epoch, "env": {"device": device}} for epoch, device in ((0, "a"), (9, "b"))]
+    assert _run(result | {"legs": moved}, "#000000", predictions)["history"]["minutes"][29] is None
 
 
 @pytest.mark.tracing

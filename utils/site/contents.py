@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images, layers_in
@@ -16,9 +17,9 @@ from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of, label_of
 from utils.files import load_model
-from utils.training.results import device_name, load_results
+from utils.training.results import device_name, elapsed, load_results
 
-CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds")
+CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate")
 STAGES = ("tail_1", "tail_3", "body_3", "head_1")  # as in 04_analysis
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by run, as `load_predictions` returns them
@@ -74,25 +75,30 @@ def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> dict[str, Any]:
-    history = result["history"]
+    history, epochs = result["history"], len(result["history"]["loss"])
+    minutes = [elapsed(result, epoch) / 60 for epoch in range(1, epochs + 1)]
     return {
         "id": result["run_id"],
         **{name: result[name] for name in ("preset", "recipe", "seed", "command")},
         "color": color,
-        "epochs": len(history["loss"]),
+        "epochs": epochs,
         "parameters": result["model"]["parameters"],
         "macs": result["model"]["macs"],
         "device": device_name(result),
         "train_top1": history["top1"][-1],
         **{name: result["metrics"][name] for name in ("top1", "top5")},
-        "history": {name: _rounded(history[name]) for name in CURVES},
+        "history": {
+            **{name: _rounded(history[name]) for name in CURVES},
+            "minutes": _rounded(minutes),
+        },
         "predicted": _base64(predictions["classes"][:, 0]),
         "confidence": _base64(np.round(100 * predictions["probabilities"][:, 0].astype(float))),
     }
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [value if value is None else float(f"{value:.4g}") for value in values]
+    """To four digits; None where there is no number."""
+    return [None if pd.isna(value) else float(f"{value:.4g}") for value in values]
 
 
 def _base64(values: Any) -> str:

@@ -128,9 +128,7 @@ function drawCurves() {
   const measure = by("curve-measure").value, minutes = by("curve-axis").value === "minutes";
   const traces = [];
   for (const run of data.runs.filter((r) => !hidden.has(r.id))) {
-    let total = 0;
-    const elapsed = run.history.seconds.map((s) => (total += s) / 60);
-    const x = minutes ? elapsed : elapsed.map((_, i) => i + 1);
+    const x = minutes ? run.history.minutes : run.history.minutes.map((_, i) => i + 1);
     const shared = { x, type: "scatter", connectgaps: true, showlegend: false };
     const shown = measure === "learning_rate" ? "%{y:.3g}" : measure === "loss" ? "%{y:.3f}" : "%{y:.1%}";
     const symbol = run.recipe === "course" ? "circle-open" : "circle";
