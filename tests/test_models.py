@@ -186,11 +186,40 @@ def test_start_from_another_network_lists_what_differs(tmp_path):
         start_from(model, tmp_path / "saved.keras")
     assert str(error.value).splitlines() == [
         f"initial_weights: {tmp_path}/saved.keras is of another network; choose a file of the same "
-        "preset. Mismatches (1):",
+        "preset, stem, activation and down-sampling. Mismatches (1):",
         "shapes: body must have [(4, 3), (3,)]. Received: [(4, 7), (7,)]",
     ]
     for weight, value in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize(
+    ("stem", "changes", "difference"),
+    [
+        (
+            *("imagenet", {"activation": "silu"}),
+            "stem_act1 must be Activation(activation=relu). Received: Activation(activation=silu)",
+        ),
+        (
+            *("half", {}),
+            "stem must be MaxPooling2D(strides=(2, 2), pool_size=(3, 3)). Received: "
+            "Activation(activation=relu)",
+        ),
+        (
+            *("imagenet", {"down_sampling": "average_pool"}),
+            " must be MaxPooling2D(strides=(2, 2), pool_size=(2, 2)). Received: "
+            "AveragePooling2D(strides=(2, 2), pool_size=(2, 2))",
+        ),
+    ],
+)
+def test_weights_of_a_network_that_only_works_otherwise_are_refused(
+    tmp_path, stem, changes, difference
+):
+    saved = dataclasses.replace(runs.SMALL, **changes)
+    build_model(saved, num_classes=5, stem=stem).save(tmp_path / "saved.keras")
+    with pytest.raises(ValueError, match="another network; choose") as error:
+        start_from(build_model(runs.SMALL, num_classes=5), tmp_path / "saved.keras")
+    assert difference in str(error.value)
 
 
 def test_start_from_what_is_no_model(tmp_path):

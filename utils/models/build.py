@@ -240,7 +240,7 @@ def start_from(model: keras.Model, path: str | Path) -> list[str]:
 
     Args:
         model: a model of `build_model`; changed in place, or not at all.
-        path: a `.keras` file of the same network.
+        path: a `.keras` file of the same network, activation and strides included.
 
     Returns:
         Names of the layers that keep their own weights: only layers of heads.
@@ -248,9 +248,14 @@ def start_from(model: keras.Model, path: str | Path) -> list[str]:
     Raises:
         ValueError: the file cannot be read, or is of another network; lists what differs.
     """
-    saved = _load_weights_of(path)
+    layers_there = _layers_of(path)
+    saved = {name: layer.get_weights() for name, layer in layers_there.items() if layer.weights}
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
     kept, problems = [], []
+    for layer in model.layers:  # what has no weights decides as well what weights mean
+        there, here = (_working(x) for x in (layers_there.get(layer.name, layer), layer))
+        if there != here and not layer.name.startswith(HEAD_LAYERS):
+            problems.append(f"settings: {layer.name} must be {here}. Received: {there}")
     for name, layer in wanted.items():
         expected = [tuple(weight.shape) for weight in layer.weights]
         shapes = [weight.shape for weight in saved[name]] if name in saved else None
@@ -268,7 +273,8 @@ def start_from(model: keras.Model, path: str | Path) -> list[str]:
     if problems:
         more = [f"… {len(problems) - 10} more"] if len(problems) > 10 else []
         raise ValueError(
-            f"initial_weights: {path} is of another network; choose a file of the same preset. "
+            f"initial_weights: {path} is of another network; choose a file of the same preset, "
+            "stem, activation and down-sampling. "
             + "\n".join([f"Mismatches ({len(problems)}):", *sorted(problems)[:10], *more])
         )
     for name, layer in wanted.items():
@@ -277,15 +283,23 @@ def start_from(model: keras.Model, path: str | Path) -> list[str]:
     return kept
 
 
-def _load_weights_of(path: str | Path) -> dict[str, list]:
-    """Arrays of a saved model by layer, or a ValueError that says why there are none."""
+def _working(layer: keras.layers.Layer) -> str:
+    """How a layer works, as far as its weights do not say it."""
+    config = layer.get_config()
+    settings = {name: config.get(name) for name in ("activation", "strides", "pool_size", "groups")}
+    given = ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+    return f"{type(layer).__name__}({given})"
+
+
+def _layers_of(path: str | Path) -> dict[str, keras.layers.Layer]:
+    """Layers of a saved model by name, or a ValueError that says why there are none."""
     if not Path(path).is_file():
         raise ValueError(f"initial_weights must be a .keras file. Received: {path}, no such file")
     try:
         saved = load_model(path, compile=False)
     except Exception as error:  # of whatever kind Keras and the formats below it raise
         raise ValueError(f"initial_weights: {path} cannot be read as a model. {error}") from error
-    return {layer.name: layer.get_weights() for layer in saved.layers if layer.weights}
+    return {layer.name: layer for layer in saved.layers}
 
 
 def count_parameters(model: keras.Model) -> int:
