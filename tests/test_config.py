@@ -149,6 +149,11 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
         ),
         ({"preset": "unet", "width": 0.25}, "cannot be changed in unet"),
         (
+            {"preset": "unet", "stem": "half"},
+            "stem must be left at its default for preset unet, which has none and starts at full "
+            "resolution. Received: stem='half'",
+        ),
+        (
             {"recipe": "course", "evaluate_every": 5},
             "evaluate_every must be 1 where plateau_patience lowers the learning rate by the "
             "validation loss. Received: evaluate_every=5",
@@ -223,7 +228,7 @@ def test_defaults_and_names():
     assert shapes.result_file == Path(shapes.run_dir, f"{shapes.run_id}.json")
     on_a_drive = RunConfig(runs_dir="/content/drive/My Drive/runs/").resolve()
     assert on_a_drive.run_dir == "/content/drive/My Drive/runs/simple-tuned-v2-8ep-seed0"
-    assert on_a_drive.results_dir == on_a_drive.run_dir
+    assert on_a_drive.results_dir == on_a_drive.weights_dir == on_a_drive.run_dir
     assert on_a_drive.command.endswith(" -p runs_dir '/content/drive/My Drive/runs'")
     assert not on_a_drive.differences(RunConfig().resolve().identity())
 
@@ -419,7 +424,8 @@ def test_folders_may_be_in_the_home_folder_and_end_in_a_slash(monkeypatch):
     assert (config.data_dir, config.run_dir) == ("/home/me/data", "/home/me/runs/a")
     assert config.weights_dir == "/home/me/weights"
     for same in ("runs", "runs/", "./runs"):
-        assert RunConfig(runs_dir=same).resolve().results_dir == "report/results"
+        config = RunConfig(runs_dir=same).resolve()
+        assert (config.results_dir, config.weights_dir) == ("report/results", "report/weights")
 
 
 def test_imagenet_has_no_holdout():

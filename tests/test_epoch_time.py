@@ -49,11 +49,13 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
         result["seconds"].pop("epoch", None)
         result["config"]["seed"] = seed
         (tmp_path / f"run-seed{seed}.json").write_text(json.dumps(result))
-    trained = 39 * 256
-    history = {"seconds": [9.0, 3.0], "images_per_second": [1.0, trained / 2]}
+    history = {"seconds": [9.0, 3.0], "images_per_second": [1.0, 39 * 256 / 2]}
     measured = []
+    env = {"device": "a CPU", "git_commit": "abc-dirty"}
     monkeypatch.setattr(
-        epoch_time, "measure", lambda *_, **run: measured.append(run) or {"history": history}
+        epoch_time,
+        "measure",
+        lambda *_, **run: measured.append(run) or {"history": history, "env": env},
     )
     monkeypatch.setattr(epoch_time, "device_name", lambda _: epoch_time.environment._cpu_name())
     command = ["epoch_time", "--results-dir", str(tmp_path)]
@@ -65,14 +67,20 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
     for seed in (0, 1):
         found = read_result(tmp_path / f"run-seed{seed}.json")
         assert found["seconds"] == {"total": result["seconds"]["total"], "epoch": 21.0}
-        assert found["epoch_env"]["precision"] == "mixed_bfloat16"
+        assert found["epoch_env"]["device"] == "a CPU"
+        assert found["epoch_env"]["git_commit"] != "abc-dirty"  # that of the beginning
         assert found["history"] == result["history"]
+    assert {run["backend"] for run in measured} == {"tensorflow"}
 
-    for seconds, kept in ((4.0, 21), (2.0, 11)):  # less counts
-        history |= {"seconds": [9.0, seconds], "images_per_second": [1.0, trained / (seconds - 1)]}
-        epoch_time.main()
-        assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == kept
+    result |= {"run_id": "run-seed2", "seed": 2}  # a further seed takes as long
+    (tmp_path / "run-seed2.json").write_text(json.dumps(result))
+    monkeypatch.setattr(sys, "argv", command)
+    epoch_time.main()
+    assert len(measured) == 2
+    assert read_result(tmp_path / "run-seed2.json")["seconds"]["epoch"] == 21
+
+    monkeypatch.setattr(sys, "argv", [*command, "--again"])
     monkeypatch.setattr(epoch_time, "measure", lambda *_, **run: {"error": "killed"})
-    with pytest.raises(RuntimeError, match="run-seed[01]: killed"):
+    with pytest.raises(RuntimeError, match="run-seed[012]: killed"):
         epoch_time.main()
-    assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 11
+    assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 21

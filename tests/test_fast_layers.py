@@ -46,6 +46,14 @@ def test_same_variables_and_only_these_layers_change(models):
     assert sizes == {(3, 3)}
 
 
+@pytest.mark.parametrize("changes", [{"scale": False}, {"center": False}, {"axis": 1}])
+def test_batch_normalization_that_works_otherwise_stays(changes):
+    x = keras.Input((4, 4, 4))
+    model = keras.Model(x, keras.layers.BatchNormalization(**changes)(x))
+    (layer,) = accelerate(model).layers[1:]
+    assert type(layer) is keras.layers.BatchNormalization
+
+
 def test_same_logits(models):
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     plain, fast = (model(images, training=False).numpy() for model in models)

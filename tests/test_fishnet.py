@@ -11,6 +11,7 @@ import tensorflow as tf
 from matplotlib.patches import FancyArrowPatch
 
 from utils.figures.fish import draw_fish
+from utils.models.blocks import max_pool
 from utils.models.build import count_parameters
 from utils.models.fishnet import STAGES, build_fishnet
 from utils.models.presets import PRESETS, FishNetConfig
@@ -121,6 +122,15 @@ def test_activation():
         layer.activation for layer in model.layers if isinstance(layer, keras.layers.Activation)
     }
     assert found == {keras.activations.silu, keras.activations.sigmoid}
+
+
+def test_the_stem_s_pool_has_zeros_at_the_border():
+    """As the kept weights of networks with SiLU were trained; the original pads with -inf."""
+    x = keras.Input((4, 4, 1))
+    pool = keras.Model(x, max_pool(x, "stem"))
+    values = np.full((1, 4, 4, 1), -0.2, "float32")
+    np.testing.assert_allclose(pool(values)[0, ..., 0], [[0, 0], [0, -0.2]])
+    np.testing.assert_allclose(pool(-values)[0, ..., 0], np.full((2, 2), 0.2))
 
 
 def test_dropout_before_the_classifier():

@@ -25,6 +25,15 @@ def test_schedule_rises_then_falls_to_zero():
     )
 
 
+def test_a_linear_schedule_falls_without_warmup_and_a_plateau_s_rate_does_not():
+    recipe = get_recipe("tuned", warmup=0.0)
+    rate = learning_rate(recipe, steps=100, batch_size=256)
+    np.testing.assert_allclose([float(rate(step)) for step in (0, 50, 99)], [0.02, 0.0101, 0.0002],
+                               rtol=2e-2)  # fmt: skip
+    course = get_recipe("course")
+    assert learning_rate(course, steps=100, batch_size=256) == course.learning_rate
+
+
 @pytest.mark.parametrize(
     ("recipe", "changes", "peak"),
     [
@@ -167,10 +176,18 @@ def test_on_jax_muon_steps_kernels_of_a_shape_together_as_it_would_alone():
     run_on_jax(KERNELS_TOGETHER)
 
 
+def test_muon_works_as_it_is_and_needs_a_momentum():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 1))
+    Muon(0.02).apply_gradients([(keras.ops.ones((1, 1)), layer.kernel)])
+    with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\). Received: 0.0"):
+        Muon(0.02, momentum=0.0)
+
+
 def test_muon_steps_all_but_convolutions_as_sgd_does():
     generator, after = np.random.default_rng(0), []
     gradients = [generator.normal(size=shape).astype("float32") for shape in [(4, 3), (3,), (3,)]]
-    for optimizer in (Muon(0.02, l2=0.1, momentum=0.9), SGD(0.5, l2=0.1, momentum=0.9)):
+    for optimizer in (Muon(0.02, l2=0.1), SGD(0.5, l2=0.1, momentum=0.9, nesterov=True)):
         dense, norm = keras.layers.Dense(3), keras.layers.BatchNormalization()
         dense.build((None, 4))
         norm.build((None, 3))

@@ -1,4 +1,4 @@
-"""The tables of README and model card: `python -m utils.analysis.tables` inserts them there."""
+"""The tables in README, docs and model card: `python -m utils.analysis.tables` writes them."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,13 @@ from utils.training.results import (
     load_results,
     read_result,
     result_path,
+    training_env,
 )
 
 # What a run may change of its network or recipe; and how it is said, where not by field and value.
 CHANGES = (
     "stem", *NETWORK_CHANGES, "batch_norm_momentum", "initial_weights", *RECIPE_CHANGES,
-    "batch_size",
+    "batch_size", "record_order", "fast_layers", "eager",
 )  # fmt: skip
 WORDS: dict[tuple[str, object], str] = {
     ("stem", "half"): "stem of stride 2",
@@ -52,7 +53,7 @@ Results = Sequence[dict[str, Any]]  # as `utils.training.results.load_results` r
 
 
 def results_table(results: Results) -> pd.DataFrame:
-    """The results of all runs, beside those of the course report.
+    """The results of all runs.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
@@ -61,13 +62,11 @@ def results_table(results: Results) -> pd.DataFrame:
         `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (see
         `utils.training.results.elapsed`), device, accuracies in training and validation as
         fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
-        is, where a run has it), validation top-1 averaged with mirror images and of averaged
-        weights in columns of their own, and the course report's numbers for the same network.
+        is, where a run has it).
     """
     rows = []
     for result in results:
         history, epochs = result["history"], len(result["history"]["loss"])
-        course = COURSE_REPORT.reindex([result["preset"]]).iloc[0]
         rows.append(
             {
                 "run": result["run_id"],
@@ -82,12 +81,6 @@ def results_table(results: Results) -> pd.DataFrame:
                 "clean training top-1": result.get("metrics_train", {}).get("top1", np.nan),
                 "validation top-1": result["metrics"]["top1"],
                 "validation top-5": result["metrics"]["top5"],
-                "validation top-1, mirrored too": result.get("metrics_flip", {}).get("top1"),
-                "validation top-1, averaged weights": result.get("metrics_ema", {}).get("top1"),
-                "course report: parameters": course["parameters"],
-                "course report: s / epoch": course["seconds_per_epoch"],
-                "course report: training top-1": course["train_top1"],
-                "course report: validation top-1": course["val_top1"],
             }
         )
     return pd.DataFrame(rows)
@@ -117,11 +110,11 @@ def summary(results: Results) -> pd.DataFrame:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        `pandas.DataFrame`, a row per network, recipe and number of epochs; the recipe `course`
-        last, of the others those of most epochs and then the most accurate first: recipe, epochs,
-        network (and what is changed of it), n (seeds), parameters, MACs, s / epoch (of the fastest
-        run), device, clean (whether the next column is evaluated, or is the mean of the last epoch
-        for lack of that), training top-1,
+        `pandas.DataFrame`, a row per network, recipe, number of epochs and precision; the recipe
+        `course` last, of the others those of most epochs and then the most accurate first: recipe,
+        epochs, network (and what is changed of it), precision, n (seeds), parameters, MACs,
+        s / epoch (of the fastest run), device, clean (whether the next column is evaluated, or is
+        the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
         validation top-1: the standard deviation over the seeds, of a single run the binomial
         standard error of its images).
@@ -131,14 +124,16 @@ def summary(results: Results) -> pd.DataFrame:
     table["clean"] = table["clean training top-1"].notna()
     table["training top-1"] = table["clean training top-1"].fillna(table["training top-1"])
     table["network"] = [network_of(result) for result in results]
-    rows = table.groupby(["recipe", "epochs", "network"], as_index=False).agg(
+    table["precision"] = [training_env(result).get("precision") for result in results]
+    same = ["recipe", "epochs", "network", "precision"]
+    rows = table.groupby(same, as_index=False, dropna=False).agg(
         {
             **dict.fromkeys(["parameters", "MACs", "device"], "first"),
             **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
             **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }
     )
-    deviation = table.groupby(["recipe", "epochs", "network"])["validation top-1"].std().to_numpy()
+    deviation = table.groupby(same, dropna=False)["validation top-1"].std().to_numpy()
     binomial = (
         rows["validation top-1"] * (1 - rows["validation top-1"]) / rows.pop("images")
     ) ** 0.5
@@ -298,7 +293,7 @@ def markdown_commands(results: Results) -> str:
 
 
 def filled_in(results: Results, results_dir: str | Path) -> dict[Path, str]:
-    """The README and the model card with the tables of these results, and the CSV of all runs.
+    """README, docs/library.md and model card with tables of these results, and all runs as CSV.
 
     Args:
         results: as `utils.training.results.load_results` returns them.

@@ -219,11 +219,12 @@ def training(**options: Any) -> dict[str, Any]:
         **options: fields of a `RunConfig`.
 
     Returns:
-        Dict: history, as in a result.
+        Dict: history and env, as in a result.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(**options, run_dir=f"{folder}/run", results_dir=folder)
-        return {"history": train(config)["history"]}
+        result = train(config)
+    return {"history": result["history"], "env": result["env"]}
 
 
 TASKS: dict[str, Callable] = {

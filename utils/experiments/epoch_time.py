@@ -3,12 +3,12 @@
 A run lasts for hours in which its machine may have other work, so that the seconds of its history
 cannot be compared with another run's. This trains each one again, for a few epochs on a tenth of
 the images, and writes what a whole epoch would take into the run's result. The machine must be
-idle, and of the kind that trained the run. `--again` measures once more and keeps what is less.
+idle, and of the kind that trained the run. Compare the seconds of one such measurement alone:
+another day, or another machine of the same name, may be faster.
 """
 
 import argparse
 import json
-import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,14 @@ def measured_options(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def epoch_seconds(history: dict[str, list[float]], images: int) -> float:
-    """Seconds of a whole epoch, from a short run's fastest: other processes only slow one down.
+    """Seconds of a whole epoch, from the fastest of a short run after the first, which compiles.
 
     Args:
         history: of the run, evaluated after each epoch on as many images as a whole one is.
         images: that each of its epochs trained on.
 
     Returns:
-        The training, times the share of the images that was left out, and the evaluation.
+        Those of the training, for all images, and of the evaluation.
     """
     epochs = zip(history["seconds"][1:], history["images_per_second"][1:], strict=True)
     train_and_rest = [(images / speed, seconds - images / speed) for seconds, speed in epochs]
@@ -69,28 +69,40 @@ def main() -> None:
         description="Measures an epoch of each run; keep the machine idle.",
     )
     parser.add_argument("--results-dir", default="report/results")
-    parser.add_argument("--again", action="store_true", help="where it is known, too: less counts")
+    parser.add_argument("--again", action="store_true", help="also where it is known")
     options = parser.parse_args()
-    env = environment.describe()  # before a result is changed: of a clean checkout
-    measured: dict[str, float] = {}  # by what was run: seeds take equally long
-    for result in load_results(options.results_dir):
-        if not is_measurable(result) or ("epoch" in result["seconds"] and not options.again):
+    commit = environment.describe()["git_commit"]  # before a result is changed
+    found = [result for result in load_results(options.results_dir) if is_measurable(result)]
+    known = {} if options.again else {
+        _key(result): (result["seconds"]["epoch"], result["epoch_env"])
+        for result in found if "epoch" in result["seconds"]
+    }  # fmt: skip
+    for result in found:
+        if "epoch" in result["seconds"] and not options.again:
             continue
-        run = measured_options(result)
-        if (key := json.dumps(run)) not in measured:
-            row = measure("training", **run)
-            if "error" in row:
-                raise RuntimeError(f"{result['run_id']}: {row['error']}")
-            images = round(FRACTION * result["dataset"]["counts"]["train"])
-            images -= images % result["config"]["batch_size"]
-            measured[key] = round(epoch_seconds(row["history"], images), 1)
+        if (key := _key(result)) not in known:
+            known[key] = _measured(result, commit)
         path = result_path(Path(options.results_dir), result["run_id"])
         stored = read_json(path, "restore it")
-        if measured[key] < stored["seconds"].get("epoch", math.inf):
-            stored["seconds"]["epoch"] = measured[key]
-            stored["epoch_env"] = env | {"precision": result["env"]["precision"]}
-            write_result(path, stored)
-        print(f"{measured[key]:7.1f} s an epoch | {result['run_id']}", flush=True)
+        stored["seconds"]["epoch"], stored["epoch_env"] = known[key]
+        write_result(path, stored)
+        print(f"{known[key][0]:7.1f} s an epoch | {result['run_id']}", flush=True)
+
+
+def _key(result: dict[str, Any]) -> str:
+    """What runs that take equally long have in common: all but seed and epochs."""
+    return json.dumps([result["env"]["backend"], measured_options(result)])
+
+
+def _measured(result: dict[str, Any], commit: str | None) -> tuple[float, dict[str, Any]]:
+    """Seconds of an epoch, and where they were measured."""
+    row = measure("training", backend=result["env"]["backend"], **measured_options(result))
+    if "error" in row:
+        raise RuntimeError(f"{result['run_id']}: {row['error']}")
+    images = round(FRACTION * result["dataset"]["counts"]["train"])
+    images -= images % result["config"]["batch_size"]
+    seconds = round(epoch_seconds(row["history"], images), 1)
+    return seconds, {**row["env"], "git_commit": commit}
 
 
 if __name__ == "__main__":

@@ -124,9 +124,10 @@ def bn_act(x: KerasTensor, activation: str, prefix: str, index: int | str = "") 
 
 
 def max_pool(x: KerasTensor, name: str) -> KerasTensor:
-    """The 3x3 max-pool with stride 2 that ends a stem; `x` must not be negative.
+    """The 3x3 max-pool with stride 2 that ends a stem.
 
-    The original pads with minus infinity; after a ReLU, zeros give the same maximum.
+    It pads with zeros. After a ReLU they give the same maximum as the original's minus infinity;
+    after one with negative values, such as SiLU, no maximum at the border is below zero.
     """
     x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     return layers.MaxPooling2D(3, strides=2, name=name)(x)

@@ -168,7 +168,7 @@ def accelerate(model: keras.Model) -> keras.Model:
         original = type(layer)
         if original is layers.Conv2D and _is_pointwise(layer):
             return PointwiseConv2D
-        if original is layers.BatchNormalization and on_tensorflow and len(layer.input.shape) == 4:
+        if original is layers.BatchNormalization and on_tensorflow and _is_of_channels(layer):
             return BatchNormalization
         if original is layers.MaxPooling2D and not on_tensorflow and _is_tiled(layer):
             return TilePooling2D
@@ -177,6 +177,10 @@ def accelerate(model: keras.Model) -> keras.Model:
         return original
 
     return replace_layers(model, faster)
+
+
+def _is_of_channels(layer: keras.Layer) -> bool:
+    return len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.scale and layer.center
 
 
 def _is_pointwise(layer: keras.Layer) -> bool:

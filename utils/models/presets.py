@@ -46,7 +46,7 @@ class FishNetConfig:
     bottleneck_ratio: int = 4  # a bottleneck's 3x3 convolution has its width divided by this
     groups: int = 1  # of those convolutions, at most; each has at least 4 channels
     down_sampling: str = "max_pool"  # in `DOWN_SAMPLING`
-    activation: str = "relu"  # in `ACTIVATIONS`
+    activation: str = "relu"  # in `ACTIVATIONS`; see `utils.models.blocks.max_pool`
     dropout: float = 0.0  # rate, before the classifier
     zero_init: bool = False  # whether the last convolution of each bottleneck starts at zero
     logits_bn: bool = False  # whether batch normalization follows the logits

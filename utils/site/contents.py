@@ -17,6 +17,7 @@ from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
 from utils.figures.style import colors_of, label_of
 from utils.files import load_model
+from utils.training.recipes import family_of
 from utils.training.results import device_name, elapsed, load_results
 
 CURVES = ("loss", "top1", "val_loss", "val_top1", "learning_rate")
@@ -87,6 +88,7 @@ def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> 
         "device": device_name(result),
         "train_top1": history["top1"][-1],
         **{name: result["metrics"][name] for name in ("top1", "top5")},
+        "family": family_of(result["recipe"]),
         "history": {
             **{name: _rounded(history[name]) for name in CURVES},
             "minutes": _rounded(minutes),

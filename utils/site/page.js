@@ -148,9 +148,9 @@ function drawCurves() {
 /* Accuracy against size and MACs */
 function drawCost() {
   const what = by("cost-axis").value;
-  const own = (recipe) => data.runs.filter((r) => r.recipe === recipe);
+  const own = (family) => data.runs.filter((r) => r.family === family);
   const groups = [
-    ["this project, tuned", own("tuned"), { symbol: "circle", size: 12 }],
+    ["this project, recipes tuned", own("tuned"), { symbol: "circle", size: 12 }],
     ["this project, recipe course", own("course"), { symbol: "circle-open", size: 12, line: { width: 2 } }],
     ["course report", course, { symbol: "square", size: 10, color: color("soft") }],
     ["published", data.elsewhere.filter((e) => e.source === "published"), { symbol: "triangle-up", size: 12, color: color("soft") }],

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
-from utils.models.presets import STEMS, get_preset
+from utils.models.presets import STEMS, UNetConfig, get_preset
 from utils.training.recipes import (
     RECIPES,
     Recipe,
@@ -139,10 +139,10 @@ class RunConfig:
     # recipe; None is what the recipe says
     optimizer: str | None = None  # its usual learning rate and L2 come with it
     learning_rate: float | None = None  # at its peak, for a batch of 256
-    warmup: float | None = None  # fraction of the steps; with schedule linear, 0 means constant
+    warmup: float | None = None  # fraction of the steps in which the rate rises
     schedule: str | None = None  # after it: linear or cosine to 0, or steps
-    plateau_patience: int | None = None  # epochs before the rate falls tenfold; 0: never
-    l2: float | None = None  # times the kernels, added to their gradients
+    plateau_patience: int | None = None  # epochs before a constant rate falls tenfold; 0: none
+    l2: float | None = None  # times the kernels (muon: the classifier's), added to their gradients
     weight_decay: float | None = None  # of adamw and muon: times weights and rate, at each step
     augment: bool | None = None  # random crops and horizontal flips
     crop_area: float | None = None  # least share of an image in such a crop; 1: it is only shifted
@@ -170,7 +170,8 @@ class RunConfig:
     tensorboard: bool = False  # whether to write TensorBoard scalars to run_dir
     # of the JSON; None: report/results or, of drawn and own images and in other runs_dir, run_dir
     results_dir: str | None = None
-    weights_dir: str = "report/weights"  # final weights of real runs, to be committed
+    # of the final weights, to be committed; None: report/weights or, in other runs_dir, run_dir
+    weights_dir: str | None = None
 
     def __post_init__(self) -> None:
         annotations = typing.get_type_hints(RunConfig)
@@ -196,6 +197,11 @@ class RunConfig:
                 "crop_area must be 1 for any task but classification, whose boxes and masks are "
                 "not resized, and for dataset imagenet, which has its own crops. "
                 f"Received: crop_area={self.full_recipe.crop_area!r}"
+            )
+        if isinstance(self.network, UNetConfig) and self.stem != "imagenet":
+            raise ValueError(
+                f"stem must be left at its default for preset {self.preset}, which has none and "
+                f"starts at full resolution. Received: stem={self.stem!r}"
             )
         if self.full_recipe.cutmix and self.task != "classification":
             raise ValueError(
@@ -280,6 +286,7 @@ class RunConfig:
             "checkpoint_every": recipe.checkpoint_every,
             "data_dir": f"data/{self._data_name()}",
             "results_dir": "report/results",
+            "weights_dir": "report/weights",
             **DEFAULTS.get(self.dataset, {}),
         }
         changed = self._changed(derived)
@@ -291,7 +298,7 @@ class RunConfig:
         name = "-".join([*parts, f"seed{self.seed}"]).replace("_", "-")
         derived["run_dir"] = f"{self.runs_dir}/{name}"
         if self.dataset != "tiny-imagenet" or self.runs_dir != RUNS:
-            derived["results_dir"] = self.run_dir or derived["run_dir"]
+            derived["results_dir"] = derived["weights_dir"] = self.run_dir or derived["run_dir"]
         return derived
 
     def _data_name(self, options: bool = True) -> str:
@@ -400,6 +407,7 @@ class ResolvedConfig(RunConfig):
     run_dir: str
     checkpoint_every: int | str
     results_dir: str
+    weights_dir: str
 
 
 def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:

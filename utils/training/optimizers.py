@@ -80,7 +80,12 @@ class Muon(SGD):
         muon_momentum: of the kernels.
         weight_decay: of the kernels, times their learning rate at each step, beside the momentum.
         sgd_rate: the learning rate of the rest, as a multiple of the kernels'.
-        **kwargs: of `SGD`, for the rest.
+        momentum: of the rest.
+        nesterov: whether the rest has Nesterov's.
+        **kwargs: of `SGD`, for the rest: `l2` is added to the gradient of the classifier alone.
+
+    Raises:
+        ValueError: there is no momentum.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, and
     github.com/KellerJordan/Muon at commit 00ba60d, the source of scale, rate and momentum.
@@ -93,9 +98,13 @@ class Muon(SGD):
         muon_momentum: float = 0.95,
         weight_decay: float = 0.01,
         sgd_rate: float = 25.0,
+        momentum: float = 0.9,
+        nesterov: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        if not 0 < momentum < 1:  # without one, Keras keeps nothing to step from
+            raise ValueError(f"momentum must be in (0, 1). Received: {momentum!r}")
+        super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)
         self.muon_momentum, self.decay, self.sgd_rate = muon_momentum, weight_decay, sgd_rate
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -216,7 +225,7 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def learning_rate(recipe: Recipe, *, steps: int, batch_size: int) -> Any:
-    """The learning rate of a recipe: a number, or a schedule of Keras.
+    """The learning rate of a recipe: a schedule of Keras or, to be lowered at a plateau, a number.
 
     Args:
         recipe: how it is trained.
@@ -233,7 +242,9 @@ def learning_rate(recipe: Recipe, *, steps: int, batch_size: int) -> Any:
         if not rising:
             return schedules.CosineDecay(rate, steps)
         return schedules.CosineDecay(0.0, steps - rising, warmup_target=rate, warmup_steps=rising)
-    return WarmupLinearDecay(rate, steps, recipe.warmup) if recipe.warmup else rate
+    if recipe.plateau_patience:
+        return rate
+    return WarmupLinearDecay(rate, steps, recipe.warmup)
 
 
 def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.optimizers.Optimizer:
@@ -248,7 +259,7 @@ def make_optimizer(recipe: Recipe, *, steps: int, batch_size: int) -> keras.opti
         The optimizer, not built.
     """
     rate = learning_rate(recipe, steps=steps, batch_size=batch_size)
-    average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
+    average: dict[str, Any] = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     settings = dict(OPTIMIZERS[recipe.optimizer].settings)
     if recipe.weight_decay is not None:
         settings["weight_decay"] = recipe.weight_decay

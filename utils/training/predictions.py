@@ -42,7 +42,7 @@ def keep_weights(config: RunConfig) -> None:
     if len(weights) > LARGEST_KEPT_WEIGHTS:
         print(f"The weights stay in {run_dir}: {len(weights) / 2**20:.0f} MiB are too large")
         return
-    with replacing(Path(config.weights_dir) / f"{config.run_id}.keras") as file:
+    with replacing(Path(config.resolve().weights_dir) / f"{config.run_id}.keras") as file:
         file.write(weights)
 
 
@@ -58,8 +58,9 @@ def kept_model(config: RunConfig) -> keras.Model:
     Raises:
         FileNotFoundError: its weights are nowhere; says how to have them made again.
     """
+    config = config.resolve()
     kept = Path(config.weights_dir) / f"{config.run_id}.keras"
-    own = Path(config.resolve().run_dir, "model.keras")
+    own = Path(config.run_dir, "model.keras")
     if own.exists():  # perhaps of a run that was made again
         keep_weights(config)
     file = kept if kept.exists() else own  # where too large ones stay

@@ -60,7 +60,8 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
 
     Args:
         config: of the run. The records must exist in `config.data_dir`.
-        watch: called with the result as it stands after each epoch, and with a complete one.
+        watch: called with the result as it stands after each epoch, and with a complete one; in
+            processes that train along with another, at the end alone.
 
     Returns:
         The result (see `utils.training.results`).
@@ -94,7 +95,10 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
         if devices.is_main:
             finish(config, source, weights, average, result)
         devices.broadcast(0)  # the others wait until all is written
-    return results.read_result(config.result_file)
+    result = results.read_result(config.result_file)
+    if watch and not devices.is_main:  # whose epochs are the main process's to show
+        watch(result)
+    return result
 
 
 def _fit(
