@@ -105,9 +105,9 @@ def course_report():
     theirs = beside(simple["train_top1"], simple["val_top1"], sound)
     yield (
         "README.md",
-        f"top-1 in training is {ours['times_train']:.0%} of the sound network's after "
-        f"{ours['epochs']:.0f} epochs ({_share(8):.0%} after 8), top-1 in validation is "
-        f"{ours['times_val']:.0%} of it at equal training accuracy",
+        f"training top-1 is {ours['times_train']:.0%} of the sound network's after "
+        f"{ours['epochs']:.0f} epochs ({_share(8):.0%} after 8), hold-out top-1 "
+        f"{ours['times_val']:.0%} of the sound network's at equal training accuracy",
     )
     yield (
         "README.md",
