@@ -180,27 +180,27 @@ _BLOCKS_150: dict[str, Any] = {
 
 PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] = {
     # papermill notebooks/03_train.ipynb report/executed/simple.ipynb -p preset simple
-    # On one of two busy CPU cores; the longer one with -p epochs 30 -p activation silu:
-    # 8 epochs: 36 minutes, validation top-1 43.7 % (simple-tuned-v2-8ep-seed0).
-    # 30 epochs: 100 minutes, validation top-1 52.4 % (simple-tuned-v2-30ep-activation-silu-seed0).
+    # On two CPU cores (as all minutes below); the longer one with -p epochs 30 -p activation silu:
+    # 8 epochs: 12 minutes, validation top-1 43.7 % (simple-tuned-v2-8ep-seed0).
+    # 30 epochs: 67 minutes, validation top-1 52.4 % (simple-tuned-v2-30ep-activation-silu-seed0).
     # With -p recipe tuned-v1:
-    # 8 epochs: 12 minutes, validation top-1 41.7 % (simple-tuned-8ep-seed0).
-    # 20 epochs: 75 minutes, validation top-1 46.6 % (simple-tuned-20ep-seed0).
+    # 8 epochs: 16 minutes, validation top-1 41.7 % (simple-tuned-8ep-seed0).
+    # 20 epochs: 41 minutes, validation top-1 46.6 % (simple-tuned-20ep-seed0).
     # 654,200 parameters at 200 classes; the course report's simple has 667,584.
     "simple": FishNetConfig(_QUARTER_PLANES, (1,) * 10, (1,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/medium.ipynb -p preset medium
     # With -p recipe tuned-v1 -p epochs 12,
-    # 12 epochs: 57 minutes, validation top-1 46.7 % (medium-tuned-12ep-seed0).
+    # 12 epochs: 34 minutes, validation top-1 46.7 % (medium-tuned-12ep-seed0).
     # With -p epochs 30 -p activation silu,
-    # 30 epochs: 109 minutes, validation top-1 54.1 % (medium-tuned-v2-30ep-activation-silu-seed0).
+    # 30 epochs: 96 minutes, validation top-1 54.1 % (medium-tuned-v2-30ep-activation-silu-seed0).
     # 1,034,136 parameters at 200 classes; the course report's medium has 1,034,440.
     "medium": FishNetConfig(_QUARTER_PLANES, (2,) * 10, (2,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/complex.ipynb -p preset complex
     # -p epochs 12
     # With -p recipe tuned-v1,
-    # 12 epochs: 74 minutes, validation top-1 47.6 % (complex-tuned-12ep-seed0).
-    # On one of two busy CPU cores, with -p epochs 30 -p activation silu,
-    # 30 epochs: 339 minutes, validation top-1 56.1 % (complex-tuned-v2-30ep-activation-silu-seed0).
+    # 12 epochs: 64 minutes, validation top-1 47.6 % (complex-tuned-12ep-seed0).
+    # With -p epochs 30 -p activation silu,
+    # 30 epochs: 178 minutes, validation top-1 56.1 % (complex-tuned-v2-30ep-activation-silu-seed0).
     # On an H100, by the command in the README,
     # 100 epochs: 7 minutes, validation top-1 62.7 % (complex-stem-half-100ep-seed0).
     # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
@@ -239,7 +239,7 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # A residual network of the size of `simple`: 655,480 parameters at 200 classes.
     "residual": FishNetConfig(scaled_planes(1 / 2), (6,) * 10, (1,) * 6, stages="tail"),
     # papermill notebooks/03_train.ipynb report/executed/plain.ipynb -p preset residual_parameters
-    # With -p epochs 30 -p activation silu, 30 epochs: 133 minutes, validation top-1 59.6 %
+    # With -p epochs 30 -p activation silu, 30 epochs: 136 minutes, validation top-1 59.6 %
     # (residual_parameters-tuned-v2-30ep-activation-silu-seed0).
     # As many parameters as `complex`: 1,788,280 at 200 classes; 65,377,280 MACs at 64 pixels.
     "residual_parameters": FishNetConfig(
