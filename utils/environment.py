@@ -25,7 +25,8 @@ WITHOUT_GPU = (
     "All of it runs without a GPU. Two cores of a server take a quarter of an hour for the eight "
     "epochs of 03_train, a few minutes with dataset = 'tiny-shapes'; 06_search and "
     "07_region_and_pixel take hours where they find no results. Colab's two cores take longer: "
-    "03_train says how long after its first steps. For a GPU: Runtime → Change runtime type → T4 GPU, then start again."
+    "03_train says how long after its first steps. For a GPU: Runtime → Change runtime type → T4 "
+    "GPU, then start again."
 )
 
 # Colab is itself the notebook server, and nobody runs tests from a cell.
