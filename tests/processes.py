@@ -23,7 +23,8 @@ import dataclasses, json, sys
 from utils.training.recipes import RECIPES
 options, recipe = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 RECIPES["tuned"] = dataclasses.replace(RECIPES["tuned"], **recipe)
-train(RunConfig(preset="small", **options))
+watched = []
+train(RunConfig(preset="small", **options), watch=watched.append)
 """
 
 # Defines `cut_off`, which trains, but ends as if killed once the first checkpoint is written.

@@ -39,6 +39,7 @@ model = keras.models.load_model(options["run_dir"] + "/model.keras")
 np.save(options["run_dir"] + "/logits.npy", model.predict(images, verbose=0))
 """
 JOIN = "from utils.devices import join_processes; join_processes()"
+WATCHED = 'assert watched[-1]["history"]["loss"], "03_train has nothing to draw"'
 
 
 def losses_of(config, *processes):
@@ -144,8 +145,14 @@ def start_two_processes(config, recipe=None):
     }
     return [
         start(
-            config, "jax", before=JOIN, recipe=recipe, **together, KERAS_DISTRIBUTION_PROCESS_ID=i
-        )
+            config,
+            "jax",
+            before=JOIN,
+            after=WATCHED,
+            recipe=recipe,
+            **together,
+            KERAS_DISTRIBUTION_PROCESS_ID=i,
+        )  # fmt: skip
         for i in "01"
     ]
 

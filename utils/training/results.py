@@ -238,7 +238,7 @@ def elapsed(result: dict[str, Any], epochs: int | None = None) -> float:
         epochs: how many; None: all.
 
     Returns:
-        Seconds. Where `utils.experiments.epoch_time` measured an epoch on an idle machine, a
+        Seconds. Where `utils.experiments.benchmark` measured an epoch on an idle machine, a
         multiple of it; otherwise as in the history, and NaN if the run moved to another device.
     """
     seconds = result["history"]["seconds"][:epochs]

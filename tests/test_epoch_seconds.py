@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from utils.experiments import epoch_time
+from utils.experiments import benchmark
 from utils.training.config import RunConfig
 from utils.training.results import read_result
 
@@ -17,7 +17,7 @@ def result():
 
 def test_the_short_run_differs_in_length_and_seed_alone(result):
     result["config"]["seed"] = 7
-    options = epoch_time.measured_options(result)
+    options = benchmark.measured_options(result)
     assert options == {
         **{"preset": "complex", "activation": "silu", "precision": "mixed_bfloat16"},
         **{"epochs": 3, "fraction": 0.1, "kind": "ablation", "batch_size": 256},
@@ -30,17 +30,17 @@ def test_the_short_run_differs_in_length_and_seed_alone(result):
 def test_training_is_scaled_to_a_whole_epoch_and_evaluation_is_not():
     # 1000 images in 5, 2 and 4 seconds, evaluated in 1 second
     history = {"seconds": [6.0, 3.0, 5.0], "images_per_second": [200.0, 500.0, 250.0]}
-    assert epoch_time.epoch_seconds(history, images=1000) == pytest.approx(2 / 0.1 + 1)
+    assert benchmark.epoch_seconds(history, images=1000) == pytest.approx(2 / 0.1 + 1)
 
 
 def test_only_runs_of_this_kind_of_machine_and_of_one_image_size_are_measured(monkeypatch, result):
-    monkeypatch.setattr(epoch_time.environment, "describe", lambda: {"device": "AMD EPYC"})
-    assert epoch_time.is_measurable(result)
+    monkeypatch.setattr(benchmark.environment, "describe", lambda: {"device": "AMD EPYC"})
+    assert benchmark.is_measurable(result)
     result["config"]["image_sizes"] = "32x1-64x1"
-    assert not epoch_time.is_measurable(result)
+    assert not benchmark.is_measurable(result)
     result["config"]["image_sizes"] = None
     result["legs"][0]["env"]["device"] = "NVIDIA H100"
-    assert not epoch_time.is_measurable(result)
+    assert not benchmark.is_measurable(result)
 
 
 def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result, capsys):
@@ -53,15 +53,15 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
     measured = []
     env = {"device": "a CPU", "git_commit": "abc-dirty"}
     monkeypatch.setattr(
-        epoch_time,
+        benchmark,
         "measure",
         lambda *_, **run: measured.append(run) or {"history": history, "env": env},
     )
-    monkeypatch.setattr(epoch_time, "device_name", lambda _: epoch_time.environment._cpu_name())
-    command = ["epoch_time", "--results-dir", str(tmp_path)]
+    monkeypatch.setattr(benchmark, "device_name", lambda _: benchmark.environment._cpu_name())
+    command = ["benchmark", "--results-dir", str(tmp_path)]
     for arguments, times in (([], 1), ([], 1), (["--again"], 2)):
         monkeypatch.setattr(sys, "argv", [*command, *arguments])
-        epoch_time.main()
+        benchmark.main()
         assert len(measured) == times
     assert capsys.readouterr().out.count("21.0 s an epoch | run-seed") == 4
     for seed in (0, 1):
@@ -75,12 +75,12 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
     result |= {"run_id": "run-seed2", "seed": 2}  # a further seed takes as long
     (tmp_path / "run-seed2.json").write_text(json.dumps(result))
     monkeypatch.setattr(sys, "argv", command)
-    epoch_time.main()
+    benchmark.main()
     assert len(measured) == 2
     assert read_result(tmp_path / "run-seed2.json")["seconds"]["epoch"] == 21
 
     monkeypatch.setattr(sys, "argv", [*command, "--again"])
-    monkeypatch.setattr(epoch_time, "measure", lambda *_, **run: {"error": "killed"})
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **run: {"error": "killed"})
     with pytest.raises(RuntimeError, match="run-seed[012]: killed"):
-        epoch_time.main()
+        benchmark.main()
     assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 21
