@@ -165,11 +165,12 @@ function drawCost() {
   ]);
   // A label at each point, but one where points nearly coincide.
   const all = drawn.flatMap(({ points }) => points);
-  const labeled = all.filter((p) => !all.some((q) => q !== p && q.top1 > p.top1 && q.top1 - p.top1 < 0.025 &&
+  const labeled = all.filter((p) => !all.some((q) => q !== p && q.top1 > p.top1 && q.top1 - p.top1 < 0.03 &&
     Math.abs(Math.log10(q[what] / p[what])) < 0.1));
+  const places = all.map((p) => Math.log10(p[what])), middle = (Math.min(...places) + Math.max(...places)) / 2;
   const annotations = narrow() ? [] : labeled.map((p) => {
-    const below = all.some((q) => q.top1 > p.top1 && q.top1 - p.top1 < 0.12 && Math.abs(Math.log10(q[what] / p[what])) < 0.12);
-    return { x: Math.log10(p[what]), y: p.top1, text: short(p), showarrow: false, yshift: below ? -15 : 15,
+    const x = Math.log10(p[what]), side = x > middle ? -1 : 1;  // towards the middle
+    return { x, y: p.top1, text: short(p), showarrow: false, xanchor: side < 0 ? "right" : "left", xshift: 9 * side,
       font: { size: 12, color: color("soft") } };
   });
   const title = { parameters: "parameters", macs: "multiply-accumulates per image" }[what];
