@@ -88,6 +88,21 @@ def residual_network():
     )
 
 
+def residual_network_of_equal_macs():
+    found = rows()
+    plain, fishnet = (
+        found[f"{preset}, SiLU", "tuned", 30] for preset in ("residual_macs", "complex")
+    )
+    difference = 100 * (plain["validation top-1"] - fishnet["validation top-1"])
+    error = 100 * math.hypot(plain["error"], fishnet["error"])
+    yield (
+        "notebooks/04_analysis.ipynb",
+        f"{plain['parameters'] / fishnet['parameters']:.0%} of its parameters, reaches "
+        f"{plain['validation top-1']:.1%}: not measurably different from `complex` "
+        f"({difference:+.1f} ± {error:.1f} points, one run each).",
+    )
+
+
 def course_report():
     top1, simple = COURSE_REPORT["val_top1"], COURSE_REPORT.loc["simple"]
     table = ablation_table(RESULTS).set_index("run")
@@ -172,7 +187,15 @@ def best_network():
 
 
 @pytest.mark.parametrize(
-    "source", [accuracies, residual_network, course_report, searches, best_network]
+    "source",
+    [
+        accuracies,
+        residual_network,
+        residual_network_of_equal_macs,
+        course_report,
+        searches,
+        best_network,
+    ],
 )
 def test_prose_states_the_numbers_of_the_results(source):
     missing = [(path, said) for path, said in source() if said not in prose(path)]
