@@ -72,13 +72,17 @@ def accuracies():
     )
 
 
-def residual_network():
+def beside_complex(preset):
+    """Rows of a plain residual network and of `complex`; the difference and its error in points."""
     found = rows()
-    plain, fishnet = (
-        found[f"{preset}, SiLU", "tuned", 30] for preset in ("residual_parameters", "complex")
-    )
+    plain, fishnet = (found[f"{name}, SiLU", "tuned", 30] for name in (preset, "complex"))
     difference = 100 * (plain["validation top-1"] - fishnet["validation top-1"])
-    apart = f"{difference:.1f} ± {100 * math.hypot(plain['error'], fishnet['error']):.1f} points"
+    return plain, fishnet, difference, 100 * math.hypot(plain["error"], fishnet["error"])
+
+
+def residual_networks():
+    plain, fishnet, difference, error = beside_complex("residual_parameters")
+    apart = f"{difference:.1f} ± {error:.1f} points"
     yield "README.md", f"{apart} ahead of a FishNet after 30 epochs (one run each)"
     yield (
         "notebooks/04_analysis.ipynb",
@@ -86,15 +90,7 @@ def residual_network():
         f"{plain['validation top-1']:.1%} after 30 epochs with `tuned` and SiLU: {apart} ahead of "
         "`complex` (one run each).",
     )
-
-
-def residual_network_of_equal_macs():
-    found = rows()
-    plain, fishnet = (
-        found[f"{preset}, SiLU", "tuned", 30] for preset in ("residual_macs", "complex")
-    )
-    difference = 100 * (plain["validation top-1"] - fishnet["validation top-1"])
-    error = 100 * math.hypot(plain["error"], fishnet["error"])
+    plain, fishnet, difference, error = beside_complex("residual_macs")
     yield (
         "notebooks/04_analysis.ipynb",
         f"{plain['parameters'] / fishnet['parameters']:.0%} of its parameters, reaches "
@@ -190,8 +186,7 @@ def best_network():
     "source",
     [
         accuracies,
-        residual_network,
-        residual_network_of_equal_macs,
+        residual_networks,
         course_report,
         searches,
         best_network,

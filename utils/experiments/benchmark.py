@@ -151,12 +151,9 @@ def epoch_seconds(history: dict[str, list[float]], images: int) -> float:
     return min(train / FRACTION + rest for train, rest in train_and_rest)
 
 
-def is_measurable(result: dict[str, Any]) -> bool:
-    """Whether all epochs of a run take equally long, on a machine of this kind."""
-    return (
-        result["config"].get("image_sizes") is None
-        and device_name(result) == environment.describe()["device"]
-    )
+def is_measurable(result: dict[str, Any], device: str) -> bool:
+    """Whether all epochs of a run take equally long, and that device trained it."""
+    return result["config"].get("image_sizes") is None and device_name(result) == device
 
 
 def main() -> None:
@@ -168,8 +165,9 @@ def main() -> None:
     parser.add_argument("--results-dir", default="report/results")
     parser.add_argument("--again", action="store_true", help="also where it is known")
     options = parser.parse_args()
-    commit = environment.describe()["git_commit"]  # before a result is changed
-    found = [result for result in load_results(options.results_dir) if is_measurable(result)]
+    here = environment.describe()  # its commit is that before a result is changed
+    results = load_results(options.results_dir)
+    found = [result for result in results if is_measurable(result, here["device"])]
     known = {} if options.again else {
         _key(result): (result["seconds"]["epoch"], result["epoch_env"])
         for result in found if "epoch" in result["seconds"]
@@ -178,7 +176,7 @@ def main() -> None:
         if "epoch" in result["seconds"] and not options.again:
             continue
         if (key := _key(result)) not in known:
-            known[key] = _measured(result, commit)
+            known[key] = _measured(result, here["git_commit"])
         path = result_path(Path(options.results_dir), result["run_id"])
         stored = read_json(path, "restore it")
         stored["seconds"]["epoch"], stored["epoch_env"] = known[key]

@@ -30,7 +30,8 @@ def keep_weights(config: RunConfig) -> None:
 
     Source: see `utils.files.compact_model` for what is stored.
     """
-    run_dir = config.resolve().run_dir
+    config = config.resolve()
+    run_dir = config.run_dir
     compact = Path(run_dir, "model-compact.keras")
     try:
         compact_model(Path(run_dir, "model.keras"), compact)
@@ -42,7 +43,7 @@ def keep_weights(config: RunConfig) -> None:
     if len(weights) > LARGEST_KEPT_WEIGHTS:
         print(f"The weights stay in {run_dir}: {len(weights) / 2**20:.0f} MiB are too large")
         return
-    with replacing(Path(config.resolve().weights_dir) / f"{config.run_id}.keras") as file:
+    with replacing(Path(config.weights_dir) / f"{config.run_id}.keras") as file:
         file.write(weights)
 
 
