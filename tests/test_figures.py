@@ -89,8 +89,8 @@ def test_a_network_has_one_color_in_every_figure():
     assert list(style.colors_of(["a", "simple"])) == ["a", "simple"]
     presets = ("simple", "medium", "complex", "residual", "resnet_report", "U-Net")
     assert len(set(style.colors_of(presets).values())) == len(presets)
-    assert style.label_of("residual, silu") == "residual network, silu"
-    assert style.label_of("simple, SiLU, a, b") == "simple, SiLU, …"
+    assert style.label_of("residual", ("silu",)) == "residual network, silu"
+    assert style.label_of("simple", ("SiLU", "a", "b")) == "simple, SiLU, …"
 
 
 def result(preset, epochs, recipe="tuned", **changes):
@@ -159,9 +159,10 @@ def test_curves_join_the_epochs_that_were_evaluated():
 @pytest.fixture
 def rows():
     """A short and a long run of `simple`, a variant of it, and one with the recipe `course`."""
-    rows = [("tuned", 20, "simple", 0.46), ("tuned", 20, "simple, silu", 0.47)]
-    rows += [("tuned-v1", 8, "simple", 0.48), ("course", 8, "simple", 0.25)]
-    frame = pd.DataFrame(rows, columns=["recipe", "epochs", "network", "validation top-1"])
+    rows = [("tuned", 20, (), 0.46), ("tuned", 20, ("silu",), 0.47)]
+    rows += [("tuned-v1", 8, (), 0.48), ("course", 8, (), 0.25)]
+    frame = pd.DataFrame(rows, columns=["recipe", "epochs", "changes", "validation top-1"])
+    frame["preset"] = "simple"
     return frame.assign(**{"training top-1": [0.5, 0.6, 0.55, 0.35], "error": 0.01}).assign(
         parameters=654_200
     )
@@ -206,8 +207,8 @@ def test_gap_shows_train_and_val_of_each_row(rows):
 
 
 def test_networks_whose_names_are_cut_to_the_same_stay_apart(rows):
-    networks = ["complex, stem of stride 2, SiLU, A", "complex, stem of stride 2, SiLU, B"]
-    rows = rows[:2].assign(network=networks, recipe="tuned", epochs=30, clean=True)
+    changes = [("stem of stride 2", "SiLU", "A"), ("stem of stride 2", "SiLU", "B")]
+    rows = rows[:2].assign(preset="complex", changes=changes, recipe="tuned", epochs=30, clean=True)
     (axes,) = charts.plot_gap(rows).axes
     assert list(axes.collections[-1].get_offsets()[:, 1]) == [0, 1]
     assert ticks(axes.yaxis) == ["complex, stem of stride 2, …, tuned, 30 epochs"] * 2
@@ -247,10 +248,11 @@ def test_confused_pairs_show_both_directions():
 
 
 def test_gradient_norms_have_a_panel_each():
-    titles = ("simple, untrained", "simple, trained", "residual, trained")
-    norms = {title: {"stem": 0.1, "logits": 2.0} for title in titles}
+    networks = (("simple", "untrained"), ("simple", "trained"), ("residual", "trained"))
+    norms = {network: {"stem": 0.1, "logits": 2.0} for network in networks}
     *panels, empty = charts.plot_gradient_norms(norms).axes
-    assert [axes.get_title() for axes in panels] == [*titles[:2], "residual network, trained"]
+    titles = ["simple, untrained", "simple, trained", "residual network, trained"]
+    assert [axes.get_title() for axes in panels] == titles
     first, second, third = (axes.patches[0].get_facecolor() for axes in panels)
     assert first == second != third
     assert {"0.1", "1"} <= set(ticks(panels[0].yaxis))

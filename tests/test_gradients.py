@@ -86,15 +86,15 @@ def test_norms_beside_those_at_initialization(images):
     labels = np.zeros(len(images), int)
     run = {"preset": "simple", "config": {"stem": "imagenet"}}
     norms = beside_untrained([(run, {"stem": 1.0})], images, labels)
-    assert list(norms) == ["simple, untrained", "simple, trained"]
-    assert norms["simple, trained"] == {"stem": 1.0}
+    assert list(norms) == [("simple", "untrained"), ("simple", "trained")]
+    assert norms["simple", "trained"] == {"stem": 1.0}
     again = beside_untrained([(run, {})], images, labels)
-    assert again["simple, untrained"] == norms["simple, untrained"]
-    assert min(again["simple, untrained"].values()) > 0
+    assert again["simple", "untrained"] == norms["simple", "untrained"]
+    assert min(again["simple", "untrained"].values()) > 0
     changed = {"preset": "simple", "config": {"stem": "half", "activation": "silu"}}
-    other = beside_untrained([(changed, {})], images, labels)["simple, untrained"]
-    assert other.keys() == again["simple, untrained"].keys()
-    assert other["stem"] != pytest.approx(again["simple, untrained"]["stem"], rel=0.05)
+    other = beside_untrained([(changed, {})], images, labels)["simple", "untrained"]
+    assert other.keys() == again["simple", "untrained"].keys()
+    assert other["stem"] != pytest.approx(again["simple", "untrained"]["stem"], rel=0.05)
 
 
 def test_gradient_norms_are_added_to_a_result(tmp_path):

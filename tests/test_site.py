@@ -41,10 +41,10 @@ def maps_of(contents):
 def test_a_row_without_a_time_of_its_own_can_be_written(monkeypatch):
     from utils.site import contents
 
-    table = pd.DataFrame({"network": ["simple"], "s / epoch": [np.nan], "validation top-1": [0.5]})
+    table = pd.DataFrame({"preset": ["simple"], "changes": [("SiLU",)], "s / epoch": [np.nan]})
     monkeypatch.setattr(contents, "summary", lambda results: table)
     assert contents._rows([], {"simple": "#000000"}) == [
-        {"network": "simple", "seconds": None, "top1": 0.5, "color": "#000000"}
+        {"network": "simple, SiLU", "seconds": None, "color": "#000000"}
     ]
 
 

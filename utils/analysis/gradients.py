@@ -114,7 +114,7 @@ def beside_untrained(
     trained: Sequence[tuple[Mapping[str, Any], dict[str, float]]],
     images: np.ndarray,
     labels: np.ndarray,
-) -> dict[str, dict[str, float]]:
+) -> dict[tuple[str, str], dict[str, float]]:
     """Gradient norms of trained networks, each behind those of the same network at initialization.
 
     Args:
@@ -123,7 +123,8 @@ def beside_untrained(
         labels: (n,) int.
 
     Returns:
-        Dict of title: norms, for `utils.figures.charts.plot_gradient_norms`.
+        Dict of (preset, "untrained" or "trained"): norms, for
+        `utils.figures.charts.plot_gradient_norms`.
     """
     keras.utils.set_random_seed(0)
     axes = (0, 1, 2)
@@ -139,8 +140,8 @@ def beside_untrained(
             image_size=images.shape[1],
             name=preset,
         )
-        norms[f"{preset}, untrained"] = gradient_norms(untrained, images, labels)
-        norms[f"{preset}, trained"] = after
+        norms[preset, "untrained"] = gradient_norms(untrained, images, labels)
+        norms[preset, "trained"] = after
     return norms
 
 

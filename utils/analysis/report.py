@@ -15,7 +15,7 @@ from utils.analysis.predictions import (
     expected_calibration_error,
     per_class_accuracy,
 )
-from utils.analysis.tables import kept_predictions, network_of, summary
+from utils.analysis.tables import changes_of, kept_predictions, summary
 from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
@@ -178,7 +178,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": run,
         "group": "Main results" if is_main else group or "Measurements",
-        "network": network_of(result) if "preset" in result else "",
+        "changes": changes_of(result) if "preset" in result else (),
         "recipe": result.get("recipe"),
         "kind": result["kind"],
         "seed": result.get("seed"),

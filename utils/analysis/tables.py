@@ -86,10 +86,10 @@ def results_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def network_of(result: Mapping[str, Any]) -> str:
-    """The preset of a run and what it changes, in words: "simple, SiLU"."""
+def changes_of(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run changes of its preset and its recipe, in words: ("SiLU",)."""
     usual = {field.name: field.default for field in fields(RunConfig)}
-    words = [result["preset"]]
+    words = []
     for name in CHANGES:
         value = result["config"].get(name)
         if value in (None, usual[name], getattr(RECIPES[result["recipe"]], name, None)):
@@ -100,7 +100,12 @@ def network_of(result: Mapping[str, Any]) -> str:
             number = f"{value:.4g}" if isinstance(value, float) else value
             said = f"{FIELDS.get(name, name.replace('_', ' '))} {number}"
             words.append(WORDS.get((name, value), said))
-    return ", ".join(words)
+    return tuple(words)
+
+
+def network_of(result: Mapping[str, Any]) -> str:
+    """The preset of a run and what it changes, in words: "simple, SiLU"."""
+    return ", ".join([result["preset"], *changes_of(result)])
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -112,7 +117,8 @@ def summary(results: Results) -> pd.DataFrame:
     Returns:
         `pandas.DataFrame`, a row per network, recipe, number of epochs and precision; the recipe
         `course` last, of the others those of most epochs and then the most accurate first: recipe,
-        epochs, network (and what is changed of it), precision, n (seeds), parameters, MACs,
+        epochs, network (the next two as one text), preset, changes (as `changes_of` returns
+        them), precision, n (seeds), parameters, MACs,
         s / epoch (of the fastest run), device, clean (whether the next column is evaluated, or is
         the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
@@ -124,11 +130,12 @@ def summary(results: Results) -> pd.DataFrame:
     table["clean"] = table["clean training top-1"].notna()
     table["training top-1"] = table["clean training top-1"].fillna(table["training top-1"])
     table["network"] = [network_of(result) for result in results]
+    table["changes"] = [changes_of(result) for result in results]
     table["precision"] = [training_env(result).get("precision") for result in results]
     same = ["recipe", "epochs", "network", "precision"]
     rows = table.groupby(same, as_index=False, dropna=False).agg(
         {
-            **dict.fromkeys(["parameters", "MACs", "device"], "first"),
+            **dict.fromkeys(["preset", "changes", "parameters", "MACs", "device"], "first"),
             **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
             **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from utils.analysis.predictions import expected_calibration_error
 from utils.analysis.published import COURSE_EPOCHS
-from utils.analysis.tables import network_of
+from utils.analysis.tables import changes_of, network_of
 from utils.figures.style import (
     OURS,
     PALETTE,
@@ -50,22 +50,21 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     rows = rows.sort_values(["epochs", "validation top-1"])
-    rows["network"] = rows["network"].str.split(",").str[0]  # whatever it changes
     rows["recipe"] = rows["recipe"].map(family_of)
-    is_longest = ~rows.duplicated(["network", "recipe"], keep="last")
+    is_longest = ~rows.duplicated(["preset", "recipe"], keep="last")
     rows = rows[(rows["epochs"] >= COURSE_EPOCHS) | is_longest]
-    colors = colors_of([*rows["network"], *course.index])
+    colors = colors_of([*rows["preset"], *course.index])
     shown = [
-        *rows[
-            ["network", "recipe", "epochs", "parameters", "validation top-1", "error"]
-        ].itertuples(index=False, name=None),
+        *rows[["preset", "recipe", "epochs", "parameters", "validation top-1", "error"]].itertuples(
+            index=False, name=None
+        ),
         *(
             (row.Index, "theirs", COURSE_EPOCHS, row.parameters, row.val_top1, 0)
             for row in course.itertuples()
         ),
     ]
-    for network, recipe, epochs, parameters, top1, error in shown:
-        color = colors[network]
+    for preset, recipe, epochs, parameters, top1, error in shown:
+        color = colors[preset]
         axes.errorbar(
             *(parameters, top1, error),
             fmt=THEIRS if recipe == "theirs" else OURS,
@@ -153,7 +152,10 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(rows) + 1.0))
     names = rows.apply(
-        lambda row: f"{label_of(row['network'])}, {row['recipe']}, {row['epochs']} epochs", axis=1
+        lambda row: (
+            f"{label_of(row['preset'], row['changes'])}, {row['recipe']}, {row['epochs']} epochs"
+        ),
+        axis=1,
     )
     places = np.arange(len(rows))  # names of different networks may be cut to the same
     axes.hlines(places, rows["training top-1"], rows["validation top-1"], color="0.6", zorder=1)
@@ -223,7 +225,7 @@ def _draw_curves(
             evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
             (line,) = axes.plot(evaluated.index, evaluated, **marked)
         if named[network] is result:
-            line.set_label(label_of(network))
+            line.set_label(_label(result))
     left.set(title=f"{title}: cross-entropy", ylabel="loss", ylim=(0, None))
     right.set(title=f"{title}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
     percent(right.yaxis)
@@ -236,7 +238,11 @@ def _draw_curves(
 
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
     """Columns of a legend of networks: about 105 letters are as wide as the figure."""
-    return max(2, 105 // (max(len(label_of(network_of(run))) for run in runs) + 7))
+    return max(2, 105 // (max(len(_label(run)) for run in runs) + 7))
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    return label_of(result["preset"], changes_of(result))
 
 
 def plot_reliability(
@@ -263,7 +269,7 @@ def plot_reliability(
         percent(axes.xaxis, axes.yaxis)
     lines = []
     for (result, table), marker in zip(tables, itertools.cycle("os^vDPX"), strict=False):
-        network, epochs = label_of(network_of(result)), len(result["history"]["loss"])
+        network, epochs = _label(result), len(result["history"]["loss"])
         error = expected_calibration_error(table)
         (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
             *(table["confidence"], table["accuracy"], f"{marker}-"),
@@ -328,24 +334,24 @@ def plot_confused(pairs: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_gradient_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
+def plot_gradient_norms(norms: Mapping[tuple[str, str], Mapping[str, float]]) -> Figure:
     """Gradient of each part of a network relative to its weights, shallow to deep.
 
     Args:
-        norms: dict of title: what `utils.analysis.gradients.gradient_norms` returns.
+        norms: dict of (preset, state): what `utils.analysis.gradients.gradient_norms` returns.
 
     Returns:
         The matplotlib `Figure`.
     """
     rows = math.ceil(len(norms) / 2)
     figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 1.7 * rows), sharey=True, squeeze=False)
-    colors = colors_of(title.partition(", ")[0] for title in norms)
+    colors = colors_of(preset for preset, _ in norms)
     for axes in panels.flat[len(norms) :]:
         axes.set_axis_off()
-    for axes, (title, by_part) in zip(panels.flat, norms.items(), strict=False):
+    for axes, ((preset, state), by_part) in zip(panels.flat, norms.items(), strict=False):
         parts = [part.replace("_", " ") for part in by_part]
-        axes.bar(parts, by_part.values(), color=colors[title.partition(", ")[0]])
-        axes.set(title=label_of(title), yscale="log")
+        axes.bar(parts, by_part.values(), color=colors[preset])
+        axes.set(title=f"{label_of(preset)}, {state}", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.tick_params(axis="x", rotation=90, labelsize=SMALL)
         axes.grid(visible=False, axis="x")

@@ -1,7 +1,7 @@
 """One style for all figures, for print and the color-blind, and the words of tables and figures."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,8 @@ def save_figure(
         figure.savefig(Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def label_of(name: str) -> str:
+def label_of(preset: str, changes: Sequence[str] = ()) -> str:
     """A network's name in figures: its preset in words, and what is changed if it is not much."""
-    preset, *changes = name.split(", ")
     if len(changes) > 2:
         changes = [changes[0], "…"]
     return ", ".join([NETWORKS.get(preset, (preset, 0))[0], *changes])

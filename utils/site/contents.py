@@ -69,9 +69,11 @@ def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
         "training top-1": "train_top1",
     }
     table = summary(results).rename(columns=renamed | {"MACs": "macs", "s / epoch": "seconds"})
-    presets = table["network"].str.partition(", ")
-    table["color"] = presets[0].map(colors)
-    table["network"] = presets[0].map(label_of) + presets[1] + presets[2]
+    table["color"] = table["preset"].map(colors)
+    table["network"] = [
+        ", ".join([label_of(preset), *changes])
+        for preset, changes in zip(table.pop("preset"), table.pop("changes"), strict=True)
+    ]
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
