@@ -179,7 +179,10 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             {"crop_area": 0.25, "recipe": "course"},
             "set augment to true. Received: augment=False, crop_area=0.25, flip='random', cutmix",
         ),
-        ({"cutmix": 0.5, "recipe": "course"}, "crop_area, flip and cutmix are of augmented images"),
+        (
+            {"cutmix": 0.5, "recipe": "course"},
+            "crop_area, flip and cutmix apply only to augmented images",
+        ),
         (
             {"cutmix": 0.5, "task": "segmentation", "dataset": "tiny-shapes"},
             "cutmix must be 0 for any task but classification: boxes and masks are not mixed.",

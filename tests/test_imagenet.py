@@ -274,7 +274,7 @@ def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):
 
 
 def test_buckets_are_to_be_mounted(tmp_path):
-    with pytest.raises(DatasetError, match="gs://a/b is no folder of this machine. Mount"):
+    with pytest.raises(DatasetError, match="gs://a/b is not a folder on this machine. Mount"):
         index_records("gs://a/b", tmp_path, 224)
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         index_records(tmp_path / "nowhere", tmp_path, 224)

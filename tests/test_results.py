@@ -41,7 +41,7 @@ def test_round_trip_and_shape_checks(tmp_path):
     with pytest.raises(ValueError, match="status must be one of running, complete, failed"):
         results.write_result(path, make_result(status="done"))
     uneven = {**make_result()["history"], "loss": [1.0]}
-    with pytest.raises(ValueError, match="one value an epoch"):
+    with pytest.raises(ValueError, match="one value per epoch"):
         results.write_result(path, make_result(history=uneven))
     assert results.read_result(path) == make_result()
     path.write_text("{")

@@ -111,7 +111,7 @@ class Recipe:
             )
         if not self.augment and (self.crop_area < 1 or self.flip != "random" or self.cutmix):
             raise ValueError(
-                "crop_area, flip and cutmix are of augmented images; set augment to true. "
+                "crop_area, flip and cutmix apply only to augmented images; set augment to true. "
                 f"Received: augment={self.augment!r}, crop_area={self.crop_area!r}, "
                 f"flip={self.flip!r}, cutmix={self.cutmix!r}"
             )

@@ -109,7 +109,9 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
             )
     lengths = {name: len(values) for name, values in result["history"].items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"history lists must have one value an epoch. Received lengths: {lengths}")
+        raise ValueError(
+            f"history lists must have one value per epoch. Received lengths: {lengths}"
+        )
     with replacing(path, "w") as file:
         json.dump(result, file, indent=1, allow_nan=False)
         file.write("\n")

@@ -56,8 +56,8 @@ def index_records(
     """
     if "://" in str(folder):
         raise DatasetError(
-            f"{folder} is no folder of this machine. Mount the bucket (gcsfuse; on Vertex AI it is "
-            "/gcs/BUCKET already) and pass the folder."
+            f"{folder} is not a folder on this machine. Mount the bucket (gcsfuse; on Vertex AI it "
+            "is /gcs/BUCKET already) and pass the folder."
         )
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
