@@ -28,7 +28,7 @@ LITERATURE = pd.DataFrame(
     columns=["name", "parameters", "top1", "epochs", "source"],
 )
 
-_AUTHORS = "README of github.com/kevin-ssy/FishNet"
+_AUTHORS = "README and code of github.com/kevin-ssy/FishNet"
 _KERAS = "keras.io/api/applications, table of models"
 # Published single-crop top-1 and top-5 on ImageNet-1k at 224x224, as fractions; parameters in
 # millions, multiply-accumulates in billions (of the others: see `ARCHITECTURES`; of ResNet-152,

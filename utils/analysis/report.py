@@ -171,6 +171,8 @@ def _symptoms(results_dir: Path) -> list[dict[str, Any]]:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """A result in the appendix."""
     metrics, run, env = result.get("metrics") or {}, result["run_id"], training_env(result)
+    envs = [env, *(leg["env"] for leg in result.get("legs", []))]
+    commits = [found.get("git_commit") or "" for found in envs]
     library = env.get("backend", "tensorflow")
     history = next(iter((result.get("history") or {"": []}).values()))
     group = next((title for start, title in GROUPS.items() if run.startswith(f"{start}-")), "")
@@ -192,7 +194,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
             "library": f"{LIBRARIES[library]} {env.get(library)}",
         },
         "commit": (env.get("git_commit") or "").removesuffix("-dirty")[:7],
-        "is_dirty": (env.get("git_commit") or "").endswith("-dirty"),
+        "is_dirty": any(commit.endswith("-dirty") for commit in commits),
     }
 
 
