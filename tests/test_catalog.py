@@ -61,7 +61,7 @@ def test_the_command_of_a_result_exists(path):
         if notebook == "notebooks/03_train.ipynb":
             config = RunConfig(**parameters)
             assert config.run_id == path.stem
-            assert config.differences({**result["config"], "manifest_sha256": "0"}, "0") == []
+            assert config.differences({**result["config"], "manifest_sha256": "0"}, "0") == {}
 
 
 def test_the_catalog_makes_all_ablations_and_nothing_else():
@@ -75,7 +75,7 @@ def test_the_catalog_makes_all_ablations_and_nothing_else():
     for name, run in made.items():
         assert run.result_file == Path("report/results", f"{name}.json")
         found = json.loads((ROOT / run.result_file).read_text())["config"]
-        assert run.differences({**found, "manifest_sha256": "0"}, "0") == []
+        assert run.differences({**found, "manifest_sha256": "0"}, "0") == {}
 
 
 def test_a_named_experiment_is_run(monkeypatch):

@@ -219,6 +219,11 @@ def test_geometry_of_the_central_square(tmp_path, height, width):
     assert (image[..., 2] == 7).all()
 
 
+def test_the_longer_side_is_that_of_torchvision():
+    image = resized_center_crop(Image.new("RGB", (322, 161), "white"), 256, 512)
+    assert (image[256] == 255).all()  # 512 pixels wide, and not 511
+
+
 def test_scaling_is_that_of_torchvision(tmp_path):
     """torchvision scales tensors with this function of PyTorch, antialiased like Pillow."""
     torch = pytest.importorskip("torch")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,13 @@ def test_networks_are_compared_in_pairs():
     assert pixels["U-Net", 0].dataset == "tiny-shapes"
     file = pixels["U-Net", 0].result_file  # of drawn images, and to be committed all the same
     assert str(file) == "report/results/segmentation-unet-seed0.json"
+
+
+def test_committed_weights_are_found_without_the_folders_of_their_runs():
+    boxes = comparison.comparison_runs("localization")["FishNet", 0]
+    masks = comparison.comparison_runs("segmentation", seeds=(0,))
+    for run in (boxes, *masks.values()):
+        assert Path(run.resolve().weights_dir, f"{run.run_id}.keras").exists()
 
 
 def test_differences_are_those_of_pairs():

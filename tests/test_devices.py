@@ -11,7 +11,6 @@ import pytest
 from processes import start, stop_after_a_checkpoint
 
 from utils.data.imagenet.index import index_records
-from utils.devices import find_devices
 from utils.training.config import RunConfig
 from utils.training.results import read_result
 
@@ -155,8 +154,3 @@ def start_two_processes(config, recipe=None):
         )  # fmt: skip
         for i in "01"
     ]
-
-
-def test_unknown_distribution():
-    with pytest.raises(ValueError, match="auto, none. Received: 'all'"):
-        find_devices("all")

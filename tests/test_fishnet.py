@@ -178,7 +178,7 @@ def test_batch_normalization_after_the_logits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stem": "tiny"}, "`stem` must be one of imagenet, half, full. Received: stem='tiny'"),
+        ({"stem": "tiny"}, "stem must be one of imagenet, half, full. Received: 'tiny'"),
         ({"image_size": 48}, "multiple of the total stride, 32 .* Received: image_size=48"),
         ({"image_size": 40, "stem": "half"}, "multiple of the total stride, 16 .*=40"),
         ({"image_size": 20, "stem": "full"}, "multiple of the total stride, 8 .*=20"),

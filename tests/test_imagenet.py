@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import imagenet_records as drawn
 import numpy as np
@@ -202,6 +203,11 @@ def missing_file(folder):
     return "of 2 files like train-00001-of-00002, 1 are missing: numbers 0"
 
 
+def two_sets(folder):
+    shutil.copy(folder / "train-00000-of-00002", folder / "train-00000-of-00001")
+    return "3 files where the names like train-00001-of-00002 say 2. Keep those of one dataset"
+
+
 def no_validation(folder):
     (folder / "validation-00000-of-00001").unlink()
     return "must have files named train-00000-of-01024 and validation-00000-of-00128"
@@ -261,9 +267,9 @@ def other_encoding(folder):
 @pytest.mark.parametrize(
     "damage",
     [
-        cut_off, damaged_first_record, missing_file, no_validation, label_out_of_range,
-        other_class_list, repeated_class, other_schema, other_type, no_picture, empty,
-        other_encoding,
+        cut_off, damaged_first_record, missing_file, two_sets, no_validation,
+        label_out_of_range, other_class_list, repeated_class, other_schema, other_type, no_picture,
+        empty, other_encoding,
     ],
 )  # fmt: skip
 def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):

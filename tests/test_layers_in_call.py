@@ -19,9 +19,9 @@ def test_what_a_variant_makes_anew():
 
 
 def test_unknown_variants():
-    with pytest.raises(ValueError, match="`which` must be one of none, batch_norm, .*'bn'"):
+    with pytest.raises(ValueError, match="which must be one of none, batch_norm, .*'bn'"):
         Variant("bn", "local")
-    with pytest.raises(ValueError, match="`manner` must be one of once, local, .*'global'"):
+    with pytest.raises(ValueError, match="manner must be one of once, local, .*'global'"):
         Variant("score", "global")
     for which, manner in (("none", "local"), ("score", "once")):
         with pytest.raises(ValueError, match=f"once only there. .*{which}.*{manner}"):

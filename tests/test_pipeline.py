@@ -267,7 +267,7 @@ def test_bad_options(source):
         ("record_order", "shufled", "shuffled, classes"),
         ("task", "boxes", "classification, localization, segmentation"),
     ):
-        with pytest.raises(ValueError, match=f"{name} must be one of {valid}. .*={value!r}"):
+        with pytest.raises(ValueError, match=f"{name} must be one of {valid}. Received: {value!r}"):
             replace(source, **{name: value})
 
 

@@ -79,7 +79,7 @@ def test_unusual_widths_can_be_built():
         ),
         (
             {**SIMPLE, "down_sampling": "pool"},
-            "`down_sampling` must be one of max_pool, max_pool_3x3, average_pool, convolution. "
+            "down_sampling must be one of max_pool, max_pool_3x3, average_pool, convolution. "
             "Received: 'pool'",
         ),
         (
@@ -88,7 +88,7 @@ def test_unusual_widths_can_be_built():
         ),
         ({**SIMPLE, "dropout": 1.0}, "`dropout` must be a number in [0, 1). Received: 1.0"),
         ({**SIMPLE, "dropout": "x"}, "`dropout` must be a number in [0, 1). Received: 'x'"),
-        ({**SIMPLE, "stages": "head"}, "`stages` must be one of all, tail. Received: 'head'"),
+        ({**SIMPLE, "stages": "head"}, "stages must be one of all, tail. Received: 'head'"),
         (with_planes(p3=64), "must equal network_planes[4]. Received: 64 and 128"),
         (with_planes(p0=2), "at least 4"),
         (with_planes(p3=8, p4=8), "network_planes[4] at least 16"),

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
-import numpy as np
 import pytest
 import runs
 from filelock import FileLock
@@ -68,21 +67,6 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     arrays, state = read_checkpoint(checkpoints_in(tmp_path)[0], variables())
     assert (arrays["a"], arrays["b"]) == ([2.0], 2.0)
     assert state == TrainState({"loss": [0.5, 0.5]}, 2, 7, 1.5)
-
-
-def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
-    """Its state held the position and the sum of the seconds beside the history."""
-    state = {
-        "position": (1, 3),
-        "elapsed": 2.0,
-        "history": {"loss": [1.0]},
-        "seconds": {"total": 9},
-    }
-    path = run_folder.checkpoint_path(tmp_path, 1, 3)
-    path.parent.mkdir()
-    np.savez(path, a=np.ones(1), b=np.ones(()), state=np.array(json.dumps(state)))
-    assert newest_checkpoint(tmp_path) == (1, 3)
-    assert read_checkpoint(path, variables())[1] == TrainState({"loss": [1.0]}, 1, 3, 2.0)
 
 
 def test_checkpoint_of_another_model_is_named(tmp_path):

@@ -113,8 +113,8 @@ def course_report():
         "notebooks/04_analysis.ipynb",
         f"({recipe['train_top1']:.1%}, and {recipe['top1']:.1%} on the hold-out: a ratio of "
         f"{recipe['train_top1'] / recipe['top1']:.1f}, and of "
-        f"{long['training top-1'] / long['validation top-1']:.1f} after 30 epochs, where the course "
-        "report's is "
+        f"{long['training top-1'] / long['validation top-1']:.1f} after 30 epochs, "
+        "where the course report's is "
         f"{simple['train_top1'] / simple['val_top1']:.1f})",
     )
     variants = symptoms(RESULTS).set_index(["network", "which", "manner"])

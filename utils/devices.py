@@ -69,14 +69,7 @@ def find_devices(distribution: str = "auto") -> Devices:
 
     Returns:
         `Devices`.
-
-    Raises:
-        ValueError: unknown distribution.
     """
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(
-            f"distribution must be one of {', '.join(DISTRIBUTIONS)}. Received: {distribution!r}"
-        )
     import keras
 
     names = keras.distribution.list_devices()

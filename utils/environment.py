@@ -227,14 +227,9 @@ def peak_rss_mb() -> float:
     if status.exists():  # Linux; `getrusage` would count the peak of the process that started this
         line = next(ln for ln in status.read_text().splitlines() if ln.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
+    import resource  # which Windows lacks
 
-        return psutil.Process().memory_info().peak_wset / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20  # macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS
 
 
 def _version(package: str) -> str | None:

@@ -51,6 +51,22 @@ def one_of(valid: Iterable[str]) -> Rule:
     return f"one of {', '.join(names)}", lambda value: value in names
 
 
+def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
+    """Refuses what is not among the valid values of a parameter.
+
+    Args:
+        name: of the parameter.
+        value: what was given.
+        valid: the names to choose from.
+
+    Raises:
+        ValueError: it is not among them; lists them.
+    """
+    required, is_valid = one_of(valid)
+    if not is_valid(value):
+        raise ValueError(f"{name} must be {required}. Received: {value!r}")
+
+
 def check_field(name: str, value: object, annotation: object, rule: Rule | None = None) -> object:
     """Reads the value of a field as its annotation says.
 

@@ -203,15 +203,17 @@ def write_advice(number: int | None, otherwise: str) -> str:
     return otherwise
 
 
-def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Copies a `.keras` file with its kernels in float16: about a third of the size.
+def compact_model(source: str | os.PathLike) -> bytes:
+    """A `.keras` file with its kernels in float16: about a third of the size.
 
     Keras loads it as any other, into float32 weights. Vectors (biases and all that BatchNorm has)
     stay as they are, since a running variance may be beyond float16.
 
     Args:
         source: the `.keras` file.
-        target: the new one, written whole or not at all.
+
+    Returns:
+        The contents of the new one; the same for the same model.
 
     Raises:
         ValueError: a kernel is too large for float16.
@@ -219,19 +221,20 @@ def compact_model(source: str | os.PathLike, target: str | os.PathLike) -> None:
     import h5py  # here, since whatever writes a JSON imports this module
 
     weights = "model.weights.h5"
-    with zipfile.ZipFile(source) as old, replacing(target) as file:
-        copied = io.BytesIO()
+    copied, compact = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(source) as old:
         with (
             h5py.File(io.BytesIO(old.read(weights))) as full,
             h5py.File(copied, "w", libver="earliest") as half,  # later ones store the time
         ):
             full.visititems(lambda name, item: _copy_item(half, name, item))
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        with zipfile.ZipFile(compact, "w", zipfile.ZIP_DEFLATED) as new:
             for name in old.namelist():
                 # The same model gives the same bytes, whenever it is copied.
                 info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 info.compress_type = zipfile.ZIP_DEFLATED
                 new.writestr(info, copied.getvalue() if name == weights else old.read(name))
+    return compact.getvalue()
 
 
 def _copy_item(target: Any, name: str, item: Any) -> None:

@@ -87,10 +87,7 @@ def resized_center_crop(image: Image.Image, resize: int, size: int) -> np.ndarra
     Returns:
         uint8 (size, size, 3); mean and standard deviation are left to the network.
     """
-    scale = resize / min(image.size)
-    width, height = (
-        resize if side == min(image.size) else int(side * scale) for side in image.size
-    )
+    width, height = (resize * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in (width, height))
     return np.asarray(image.crop((left, top, left + size, top + size)))

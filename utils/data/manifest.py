@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from utils.data.archives import DatasetError
+from utils.fields import check_choice
 from utils.files import replacing
 
 DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
@@ -123,12 +123,6 @@ def file_sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_choice(name: str, value: str, valid: Iterable[str]) -> None:
-    """Refuses what is not among the valid values of a parameter, with a `ValueError`."""
-    if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(valid)}. Received: {name}={value!r}")
 
 
 def counts_in_words(manifest: Manifest) -> str:

@@ -15,7 +15,7 @@ from utils.data.augmentation import (
     mix_labels,
 )
 from utils.data.imagenet.records import RecordFiles
-from utils.data.manifest import SPLITS, Manifest, check_choice
+from utils.data.manifest import SPLITS, Manifest
 from utils.data.plan import (
     BLANK,
     Images,
@@ -27,6 +27,7 @@ from utils.data.plan import (
 )
 from utils.data.read_records import Arrays, open_arrays
 from utils.devices import Devices
+from utils.fields import check_choice
 
 TRAIN_IMAGES = 10_000  # of those trained on that are evaluated
 ALONE = Devices()

@@ -18,12 +18,12 @@ from utils.data.manifest import (
     ORDERS,
     SPLITS,
     Manifest,
-    check_choice,
     evaluation_size,
     steps_per_epoch,
     training_size,
 )
 from utils.data.read_records import Arrays
+from utils.fields import check_choice
 
 Images = Arrays | RecordFiles
 TASKS = ("classification", "localization", "segmentation")

@@ -21,7 +21,6 @@ from utils.data.manifest import (
     PREPARED_WITH,
     Manifest,
     Options,
-    check_choice,
     counts_in_words,
     damaged_shards,
     dataset_of,
@@ -29,6 +28,7 @@ from utils.data.manifest import (
     options_of,
 )
 from utils.data.write_records import describe_layout, write_records
+from utils.fields import check_choice
 from utils.files import locked, unfinished, write_advice
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -41,7 +41,12 @@ COMPARISONS = {
     "segmentation": Comparison(
         networks={"FishNet": "simple", "its tail alone": "simple_tail", "U-Net": "unet"},
         metrics=("iou", "accuracy"),
-        options={"dataset": "tiny-shapes", "epochs": 12, "results_dir": "report/results"},
+        options={
+            "dataset": "tiny-shapes",
+            "epochs": 12,
+            "results_dir": "report/results",
+            "weights_dir": "report/weights",
+        },
     ),
 }
 

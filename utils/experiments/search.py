@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
 from utils.experiments.processes import finish
+from utils.fields import check_choice
 from utils.files import DamagedFile, locked
 from utils.training.config import ResolvedConfig, RunConfig
 from utils.training.recipes import OPTIMIZERS
@@ -66,8 +67,7 @@ def study_names(studies: str | Iterable[str]) -> list[str]:
     """
     names = [studies] if isinstance(studies, str) else list(studies)
     for name in names:
-        if name not in SPACES:
-            raise ValueError(f"study must be one of {', '.join(SPACES)}. Received: {name!r}")
+        check_choice("study", name, SPACES)
     return names
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.data.manifest import load_manifest
 from utils.data.read_records import read_samples
+from utils.fields import check_choice
 from utils.models.torch_weights import save_torch_checkpoint
 from utils.training.predictions import decode_image
 
@@ -44,8 +45,7 @@ def export_model(
             one that the format cannot have.
         ImportError: a package that the format needs is missing; names it.
     """
-    if form not in SUFFIXES:
-        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}. Received: {form!r}")
+    check_choice("format", form, SUFFIXES)
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} exists already. Move it away or choose another name.")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.machine_readable import card_metadata
-from utils.analysis.tables import network_of
+from utils.analysis.tables import kept, network_of
 from utils.models.build import WEIGHTS_DIR
 from utils.training.predictions import load_predictions
-from utils.training.results import is_reportable, read_result, result_path
+from utils.training.results import load_results
 
 KEPT_SECTIONS = ("Limits", "Data and license")  # of the model card of all networks
 
@@ -36,22 +36,20 @@ def write_repository(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"repository must be USER/NAME. Received: {repo_id!r}")
-    found = {path.stem: path for path in Path(WEIGHTS_DIR).glob("*.keras")}
-    results = {run: result_path("report/results", run) for run in found}
-    kept = {r: read_result(path) for r, path in sorted(results.items()) if path.exists()}
-    valid = [run for run, result in kept.items() if is_reportable(result)]
+    results_dir = WEIGHTS_DIR.parent / "results"
+    valid = {r["run_id"]: r for r in kept(load_results(results_dir), WEIGHTS_DIR)}
     if run_id not in valid:
         raise ValueError(
             "run must be a classification run with kept weights: "
-            f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
+            f"{', '.join(sorted(valid)) or 'none'}. Received: {run_id!r}"
         )
-    with zipfile.ZipFile(found[run_id]) as archive:
+    with zipfile.ZipFile(WEIGHTS_DIR / f"{run_id}.keras") as archive:
         archive.extractall(folder)
-    words = load_predictions(Path("report/results", f"{run_id}.npz"))["words"]
-    general = Path(WEIGHTS_DIR, "README.md").read_text()
+    words = load_predictions(results_dir / f"{run_id}.npz")["words"]
+    general = (WEIGHTS_DIR / "README.md").read_text()
     for name, text in {
-        "README.md": model_card(kept[run_id], repo_id, general),
-        "result.json": json.dumps(kept[run_id], indent=1),
+        "README.md": model_card(valid[run_id], repo_id, general),
+        "result.json": json.dumps(valid[run_id], indent=1),
         "classes.json": json.dumps([*map(str, words)], indent=1),
     }.items():
         (folder / name).write_text(text)

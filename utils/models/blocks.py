@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import KerasTensor, layers
 
+from utils.fields import check_choice
 from utils.models.presets import STEMS
 
 Normalization = tuple[Sequence[float], Sequence[float]] | None  # mean and std of each channel
@@ -27,8 +28,7 @@ def get_stem(name: str) -> tuple[int, bool]:
     Raises:
         ValueError: if there is no such stem; lists the names.
     """
-    if name not in STEMS:
-        raise ValueError(f"`stem` must be one of {', '.join(STEMS)}. Received: stem={name!r}")
+    check_choice("stem", name, STEMS)
     return STEMS[name]
 
 

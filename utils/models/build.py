@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from utils.fields import check_choice
 from utils.files import load_model
 from utils.models.baselines import build_application, build_resnext, build_unet
 from utils.models.blocks import Normalization, initializer
@@ -65,8 +66,7 @@ def build_model(
     Raises:
         ValueError: if the preset or the task is unknown or the options do not fit the preset.
     """
-    if task not in HEADS:
-        raise ValueError(f"`task` must be one of {', '.join(HEADS)}. Received: task={task!r}")
+    check_choice("task", task, HEADS)
     config = get_preset(preset) if isinstance(preset, str) else preset
     classifier = _BUILDERS[type(config)](
         config,

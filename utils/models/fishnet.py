@@ -14,6 +14,7 @@ import functools
 import keras
 from keras import KerasTensor, layers
 
+from utils.fields import check_choice
 from utils.models.blocks import (
     Normalization,
     bn,
@@ -270,8 +271,7 @@ def pyramid_outputs(model: keras.Model, part: str = "head") -> dict[str, KerasTe
 
     Source: arXiv 1901.03495, section 3 and figure 2.
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}. Received: {part!r}")
+    check_choice("part", part, PARTS)
     names = {layer.name for layer in model.layers}
     missing = [stage for stage in PARTS[part] if stage not in names]
     if missing:

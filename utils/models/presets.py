@@ -4,6 +4,8 @@ import dataclasses
 import operator
 from typing import Any
 
+from utils.fields import check_choice
+
 STEMS = {  # stride of the first convolution, whether a max-pool with stride 2 follows
     "imagenet": (2, True),
     "half": (2, False),
@@ -64,11 +66,7 @@ class FishNetConfig:
             ("down_sampling", DOWN_SAMPLING),
             ("activation", ACTIVATIONS),
         ):
-            if getattr(self, field) not in valid:
-                raise ValueError(
-                    f"`{field}` must be one of {', '.join(valid)}. "
-                    f"Received: {getattr(self, field)!r}"
-                )
+            check_choice(field, getattr(self, field), valid)
         self._check_widths()
 
     def _check_widths(self) -> None:

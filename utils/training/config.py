@@ -14,7 +14,6 @@ from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, UNetConfig, get_preset
 from utils.training.recipes import (
-    RECIPES,
     Recipe,
     check_image_size,
     check_image_sizes,
@@ -374,7 +373,7 @@ class RunConfig:
 
     def differences(
         self, found: dict[str, typing.Any], manifest_sha256: str | None = None
-    ) -> list[str]:
+    ) -> dict[str, tuple[object, object]]:
         """How a run differs from this one, by identity and manifest.
 
         Args:
@@ -384,18 +383,18 @@ class RunConfig:
             manifest_sha256: of the dataset that this run would use; None: whichever that run used.
 
         Returns:
-            Texts like "seed: 0 there, 1 now"; none if they are the same run.
+            The values there and here by the name of a field; none if they are the same run.
         """
         there = _comparable(found)
         here = _comparable(self.identity())
         here["manifest_sha256"] = manifest_sha256 or there.get("manifest_sha256")
         if self.precision == "auto":
             here["precision"] = there["precision"]
-        return [
-            f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+        return {
+            name: (there.get(name), here.get(name))
             for name in sorted({*there, *here})
             if there.get(name) != here.get(name)
-        ]
+        }
 
 
 class ResolvedConfig(RunConfig):
@@ -418,12 +417,10 @@ def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
     values.pop("input", None)  # a complete run is what it is; `check_config` looks at it
     if values.get("shuffle_window") == _WINDOWS[values["record_order"]]:
         del values["shuffle_window"]
-    recipe = values.pop("recipe_fields", {})
+    recipe = values.pop("recipe_fields")
     values["recipe"] = current_name(values["recipe"], recipe.get("version", 1))
     changes = {name: values.pop(name) for name in RECIPE_CHANGES}
     given = {name: value for name, value in changes.items() if value is not None}
-    if not recipe:  # of a version in which an optimizer brought nothing along
-        recipe = asdict(RECIPES[values["recipe"]]) | given
     elsewhere = ("epochs", "batch_size", "checkpoint_every")  # of a run, it is among its values
     recipe = {field.name: field.default for field in fields(Recipe)} | given | recipe
     return values | {name: value for name, value in recipe.items() if name not in elsewhere}

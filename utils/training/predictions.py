@@ -26,20 +26,16 @@ def keep_weights(config: RunConfig) -> None:
     """Copies the final weights of a run to where they can be committed, at a third of their size.
 
     Args:
-        config: of the run. Weights that are too large stay in its folder, and it says so.
-
-    Source: see `utils.files.compact_model` for what is stored.
+        config: of the run. Weights that are too large stay in its folder, and it says so; see
+            `utils.files.compact_model` for what is stored.
     """
     config = config.resolve()
     run_dir = config.run_dir
-    compact = Path(run_dir, "model-compact.keras")
     try:
-        compact_model(Path(run_dir, "model.keras"), compact)
+        weights = compact_model(Path(run_dir, "model.keras"))
     except ValueError as error:
         print(f"The weights stay in {run_dir}: {error}")
         return
-    weights = compact.read_bytes()
-    compact.unlink()
     if len(weights) > LARGEST_KEPT_WEIGHTS:
         print(f"The weights stay in {run_dir}: {len(weights) / 2**20:.0f} MiB are too large")
         return
@@ -48,7 +44,7 @@ def keep_weights(config: RunConfig) -> None:
 
 
 def kept_model(config: RunConfig) -> keras.Model:
-    """Loads the network of a complete run; its weights are to be committed from then on.
+    """Loads the network of a complete run, from its folder or else from the kept weights.
 
     Args:
         config: its `RunConfig`.
@@ -62,9 +58,7 @@ def kept_model(config: RunConfig) -> keras.Model:
     config = config.resolve()
     kept = Path(config.weights_dir) / f"{config.run_id}.keras"
     own = Path(config.run_dir, "model.keras")
-    if own.exists():  # perhaps of a run that was made again
-        keep_weights(config)
-    file = kept if kept.exists() else own  # where too large ones stay
+    file = own if own.exists() else kept
     if not file.exists():
         raise FileNotFoundError(
             f"The weights of {config.run_id} are neither {kept} nor {own}. Without "

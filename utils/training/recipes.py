@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from utils.data.manifest import IMAGE_SIZE
+from utils.fields import check_choice
 from utils.models.presets import FishNetConfig, UNetConfig, total_stride
 
 
@@ -85,15 +86,12 @@ class Recipe:
     version: int = 1  # of the recipe of this name; see `RECIPES`
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {self.optimizer!r}"
-            )
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("flip", self.flip, FLIPS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         for name, required, valid in (
-            ("flip", f"one of {', '.join(FLIPS)}", self.flip in FLIPS),
             ("crop_area", "in (0, 1]", 0 < self.crop_area <= 1),
             ("cutmix", "in [0, 1]", 0 <= self.cutmix <= 1),
-            ("schedule", f"one of {', '.join(SCHEDULES)}", self.schedule in SCHEDULES),
             ("learning_rate", "above 0", 0 < self.learning_rate < math.inf),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("l2", "at least 0", 0 <= self.l2 < math.inf),
@@ -229,8 +227,6 @@ RECIPES["paper-long"] = dataclasses.replace(
     RECIPES["paper"], schedule="cosine", label_smoothing=0.1, epochs=200
 )
 
-RENAMED = {"report": "course"}  # names in older run folders and results: what they are called now
-
 
 def check_image_sizes(
     recipe: Recipe, network: Any, stem: str, task: str, most: int = IMAGE_SIZE
@@ -298,7 +294,6 @@ def current_name(name: str, version: int = 1) -> str:
         name: in the result.
         version: likewise; results without one are of the first.
     """
-    name = RENAMED.get(name, name)
     is_current = name not in RECIPES or RECIPES[name].version == version
     return name if is_current else f"{name}-v{version}"
 
@@ -330,11 +325,7 @@ def get_recipe(name: str, **changes: Any) -> Recipe:
     Raises:
         ValueError: unknown name, with the valid ones, or a value that is not valid.
     """
-    if name not in RECIPES:
-        renamed = f" {name} is called {RENAMED[name]} now." if name in RENAMED else ""
-        raise ValueError(
-            f"recipe must be one of {', '.join(RECIPES)}.{renamed} Received: recipe={name!r}"
-        )
+    check_choice("recipe", name, RECIPES)
     recipe = RECIPES[name]
     changes = {field: value for field, value in changes.items() if value is not None}
     optimizer = changes.get("optimizer", recipe.optimizer)

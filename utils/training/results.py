@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import environment
+from utils.fields import check_choice
 from utils.files import read_json, replacing
 from utils.training.recipes import current_name
-from utils.training.run_folder import TrainingError, more_epochs
+from utils.training.run_folder import TrainingError, in_words, more_epochs
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -103,10 +104,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
         ValueError: unknown kind or status, or history lists of unequal lengths.
     """
     for field, valid in (("kind", KINDS), ("status", STATUSES)):
-        if result[field] not in valid:
-            raise ValueError(
-                f"{field} must be one of {', '.join(valid)}. Received: {result[field]}"
-            )
+        check_choice(field, result[field], valid)
     lengths = {name: len(values) for name, values in result["history"].items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -179,20 +177,18 @@ def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> di
         return None
     found = read_result(path)
     complete = found["status"] == "complete"
+    run_dir = config.resolve().run_dir
+    remedy = (
+        "Use another run_dir, whose last part names the result, another results_dir, or move that "
+        "file away."
+    )
     if not found.get("config") or (complete and not found["history"]):
-        differences = ["it is not of a training"]
-    else:
-        dataset = {"manifest_sha256": found.get("dataset", {}).get("manifest_sha256")}
-        differences = config.differences(found["config"] | dataset, manifest_sha256)
-    if differences:
-        run_dir = config.resolve().run_dir
-        remedy = more_epochs(run_dir, differences) or (
-            "Use another run_dir, whose last part names the result, another results_dir, or move "
-            "that file away."
-        )
+        raise TrainingError(f"{path} is not the result of a training. {remedy}")
+    dataset = {"manifest_sha256": found.get("dataset", {}).get("manifest_sha256")}
+    if differences := config.differences(found["config"] | dataset, manifest_sha256):
         raise TrainingError(
-            f"{path} is the result of another run than {run_dir} ({'; '.join(differences)}). "
-            f"{remedy}"
+            f"{path} is the result of another run than {run_dir} ({in_words(differences)}). "
+            f"{more_epochs(run_dir, differences) or remedy}"
         )
     return found if complete else None
 

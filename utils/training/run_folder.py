@@ -163,7 +163,14 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
         "Use the same parameters, another run_dir, or delete that folder."
     )
     raise TrainingError(
-        f"{folder} holds a run with other parameters ({'; '.join(differences)}). {remedy}"
+        f"{folder} holds a run with other parameters ({in_words(differences)}). {remedy}"
+    )
+
+
+def in_words(differences: Mapping[str, tuple[object, object]]) -> str:
+    """What `RunConfig.differences` returns, as in "seed: 0 there, 1 now"."""
+    return "; ".join(
+        f"{name}: {there!r} there, {here!r} now" for name, (there, here) in differences.items()
     )
 
 
@@ -178,10 +185,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     return read_json(path, remedy)
 
 
-def more_epochs(folder: str | Path, differences: list[str]) -> str:
+def more_epochs(folder: str | Path, differences: Mapping[str, object]) -> str:
     """How to train on from a finished run, if its number of epochs is all that differs; or ""."""
     weights = Path(folder, "model.keras")
-    if not (weights.exists() and all(text.startswith("epochs: ") for text in differences)):
+    if not weights.exists() or differences.keys() != {"epochs"}:
         return ""
     return (
         "A finished run keeps its number of epochs. To train on from its weights, use another "
@@ -285,7 +292,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _state(saved: dict[str, Any]) -> TrainState:
     epoch, step = saved["position"]
-    return TrainState(saved["history"], epoch, step, saved["elapsed"], saved.get("legs", []))
+    return TrainState(saved["history"], epoch, step, saved["elapsed"], saved["legs"])
 
 
 def _position(path: Path) -> tuple[int, int]:

@@ -129,13 +129,18 @@ def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
             continue
         for matches in found.values():
             total = max(int(match["total"]) for match in matches)
-            there = {int(match["number"]) for match in matches}
-            if missing := sorted(set(range(total)) - there):
+            there = sorted(int(match["number"]) for match in matches)
+            if missing := sorted(set(range(total)) - set(there)):
                 shown = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
                 first = matches[0].string
                 raise DatasetError(
                     f"{folder}: of {total} files like {first}, {len(missing)} are missing: "
                     f"numbers {shown}."
+                )
+            if len(there) > total:
+                raise DatasetError(
+                    f"{folder}: {len(there)} files where the names like {matches[-1].string} say "
+                    f"{total}. Keep those of one dataset."
                 )
         return layout, {s: [folder / m.string for m in matches] for s, matches in found.items()}
     raise DatasetError(

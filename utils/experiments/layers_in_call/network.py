@@ -25,7 +25,7 @@ class Part(layers.Layer):
 
     Args:
         make: a function that makes it.
-        manner: a key of `variants.MANNERS`.
+        manner: one of `variants.MANNERS`.
     """
 
     def __init__(self, make: Any, manner: str) -> None:

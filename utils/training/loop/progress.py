@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from utils import environment
+from utils.data.manifest import evaluation_size
 from utils.data.plan import Source
 from utils.progress import Bar
 from utils.training.config import ResolvedConfig
@@ -31,21 +32,16 @@ def summary(config: ResolvedConfig, source: Source, result: dict[str, Any]) -> s
     when = "each epoch" if config.evaluate_every == 1 else f"every {config.evaluate_every} epochs"
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     devices = f"{env['devices']} devices, " if env["devices"] > 1 else ""
+    images = evaluation_size(source.manifest, source.split)
     return (
         f"{config.preset}, {result['model']['parameters']:,} parameters, with the recipe "
         f"{config.recipe} on {config.dataset}: {epochs} of {source.steps} steps of "
-        f"{config.batch_size} images. After {when} {evaluated_images(source):,} images of "
+        f"{config.batch_size} images. After {when} {images:,} images of "
         f"{config.split} are evaluated.\n"
         f"On {env['device']} ({devices}{env['cpu_count']} CPU cores) by {env['backend']} in "
         f"{config.precision}. All of it is kept in {config.run_dir}.\n"
         f"To stop: Ctrl-C; in Jupyter the stop button. To go on: {config.command}"
     )
-
-
-def evaluated_images(source: Source) -> int:
-    """How many images an evaluation has."""
-    counts: dict[str, int] = source.manifest["counts"]
-    return counts["validation" if source.split == "val" else source.split]
 
 
 class Progress(keras.callbacks.Callback):
@@ -111,7 +107,7 @@ def forecast(config: ResolvedConfig, source: Source, state: TrainState, rate: fl
     now = costs[state.epoch]
     left = (sum(costs[state.epoch :]) * source.steps - state.step * now) * config.batch_size
     evaluations = sum(epoch > state.epoch for epoch in config.evaluated_epochs)
-    left += evaluations * evaluated_images(source) * EVALUATION
+    left += evaluations * evaluation_size(source.manifest, source.split) * EVALUATION
     seconds = left / (rate * config.batch_size * now)
     end = datetime.now() + timedelta(seconds=seconds)
     return (
