@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 import tarfile
 import tempfile
@@ -15,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from utils.data.archives import DatasetError
-from utils.data.prepare import convert
+from utils.data.prepare import prepare_dataset
 
 CLASSES = ["n03", "n01", "n02"]  # not sorted, like the real wnids.txt
 TRAIN, VAL = 6, 4  # images a class
@@ -78,13 +77,8 @@ def records(folder, split):
     return [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(shards)]
 
 
-def as_first_schema(folder):
-    """Rewrites a manifest as it was before options and the records' digest; returns its text."""
-    path = Path(folder, "manifest.json")
-    manifest = {**json.loads(path.read_text()), "schema": 1}
-    del manifest["options"], manifest["records_sha256"]
-    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return path.read_text()
+def convert(archive, output, **options):
+    return prepare_dataset("tiny-imagenet", output, archive=archive, **options)
 
 
 def contents(folder):

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from layouts import SHARDS, assert_refused, jpeg, pack_tar, pack_zip, records, sample_files
+from layouts import (
+    SHARDS,
+    assert_refused,
+    convert,
+    jpeg,
+    pack_tar,
+    pack_zip,
+    records,
+    sample_files,
+)
 
 from utils.data import archives
 from utils.data.archives import DatasetError
-from utils.data.prepare import OFFICIAL_SHA256, OFFICIAL_URL, convert
+from utils.data.prepare import OFFICIAL_SHA256, OFFICIAL_URL
 from utils.data.read_records import open_arrays
 
 

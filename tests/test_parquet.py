@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import CLASSES, SHARDS, TRAIN, VAL
+from layouts import CLASSES, SHARDS, TRAIN, VAL, convert
 from PIL import Image
 
 from utils.data.archives import DatasetError
 from utils.data.datasets import parquet, tiny_imagenet
-from utils.data.prepare import convert
 from utils.data.read_records import read_examples
 
 pa = pytest.importorskip("pyarrow")

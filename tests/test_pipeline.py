@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from layouts import convert
 
 from utils.data import pipeline, plan
 from utils.data.archives import DatasetError
@@ -11,7 +12,7 @@ from utils.data.augmentation import crop_and_resize, mix_images, mix_labels
 from utils.data.manifest import evaluation_size, load_manifest, training_size
 from utils.data.pipeline import evaluation_batches, feed, training_batches
 from utils.data.plan import Source
-from utils.data.prepare import convert, prepare_dataset
+from utils.data.prepare import prepare_dataset
 from utils.data.read_records import open_arrays
 from utils.devices import Devices
 

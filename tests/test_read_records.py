@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import runs
 import tensorflow as tf
-from layouts import SHARDS
+from layouts import SHARDS, convert
 
 from utils.data import read_records
 from utils.data.archives import DatasetError
 from utils.data.manifest import load_manifest
-from utils.data.prepare import convert
 from utils.data.read_records import encoded_images, open_arrays
 
 

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import CLASSES, SHARDS, TRAIN, VAL, assert_refused, jpeg, pack_tar, pack_zip, records
+from layouts import (
+    CLASSES,
+    SHARDS,
+    TRAIN,
+    VAL,
+    assert_refused,
+    convert,
+    jpeg,
+    pack_tar,
+    pack_zip,
+    records,
+)
 from PIL import Image
 
 from utils.data import write_records
@@ -19,7 +30,7 @@ from utils.data.archives import DatasetError
 from utils.data.datasets import tiny_imagenet
 from utils.data.datasets.layout import ImageFile, Layout
 from utils.data.manifest import load_manifest, manifest_sha256
-from utils.data.prepare import convert, prepare_dataset
+from utils.data.prepare import prepare_dataset
 from utils.training.results import read_result
 
 
@@ -247,7 +258,10 @@ def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_full_disk_while_writing(layout, tmp_path, packed):
     archive = pack_tar(layout, tmp_path / "a.tar.xz") if packed else layout
-    code = f"from utils.data.prepare import convert; convert({str(archive)!r}, 'records')"
+    code = (
+        "from utils.data.prepare import prepare_dataset\n"
+        f"prepare_dataset('tiny-imagenet', 'records', archive={str(archive)!r})"
+    )
     before = sorted(os.listdir(tmp_path))
     root = Path(write_records.__file__).parents[2]
     done = subprocess.run(

@@ -31,7 +31,7 @@ Options = dict[str, Any]  # numbers that a dataset is drawn or prepared with, by
 
 
 def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manifest:
-    """Reads the manifest of a conversion, of this schema or the first.
+    """Reads the manifest of a conversion.
 
     Args:
         data_dir: folder of the records.
@@ -53,7 +53,7 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
         raise DatasetError(
             f"{path} is damaged or half-written ({error}); delete {data_dir}, then {remedy}."
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("schema") not in (1, SCHEMA):
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise DatasetError(f"{path} has another schema; delete {data_dir}, then {remedy}.")
     damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
@@ -76,8 +76,8 @@ def _as_text(manifest: Manifest) -> str:
 def manifest_sha256(manifest: Manifest) -> str:
     """The digest by which results name their dataset.
 
-    It is that of the manifest's file in the first schema, so that the same records keep it: results
-    from before and after the fields that schema 2 added name the same dataset.
+    It leaves out what schema 2 added, so that results from before and after it name the same
+    dataset.
 
     Args:
         manifest: what `load_manifest` returns.
@@ -93,14 +93,6 @@ def dataset_of(manifest: Manifest) -> str:
     """Which of `DATASETS` a manifest is of."""
     name = manifest["dataset"]
     return "tiny-imagenet" if name.startswith("tiny-imagenet") else name
-
-
-def options_of(manifest: Manifest) -> Options:
-    """What a dataset was drawn or prepared with; the first schema knew one seed, 0."""
-    if "options" in manifest or manifest["dataset"] != "tiny-shapes":
-        return manifest.get("options", {})
-    counts = {f"{split}_per_class": n[0] for split, n in manifest["class_counts"].items()}
-    return {"seed": 0, **counts}
 
 
 def damaged_shards(data_dir: str | os.PathLike, manifest: Manifest) -> list[str]:

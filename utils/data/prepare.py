@@ -25,7 +25,6 @@ from utils.data.manifest import (
     damaged_shards,
     dataset_of,
     load_manifest,
-    options_of,
 )
 from utils.data.write_records import describe_layout, write_records
 from utils.fields import check_choice
@@ -54,26 +53,36 @@ def prepare_dataset(
 ) -> Manifest:
     """Makes the records of a dataset in `data_dir`, unless they are there.
 
+    Every image is decoded once and checked; JPEG bytes are stored as they are. The records are
+    built in a hidden folder within `data_dir` and moved when all are there, so a failure leaves
+    nothing. Finished records are recognized by their manifest, without the archive. If one of their
+    shards is damaged, or other numbers of shards are asked for, they are rebuilt, but only from the
+    data that they were made from.
+
     Args:
         dataset: "tiny-imagenet" converts `archive`; "tiny-shapes" draws the embedded dataset;
             "folder" converts an `archive` with a folder of pictures for each class; "imagenet"
             leaves the records of the folder `archive` where they are and writes their index.
-        data_dir: folder of the records.
-        archive: see `convert`; None: Tiny ImageNet's official address. Not used for "tiny-shapes".
-        sha256: see `convert`.
-        train_shards: see `convert`.
-        validation_shards: see `convert`.
+        data_dir: folder of the records: new, empty or of an earlier conversion.
+        archive: path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, for Tiny ImageNet also
+            one of the parquet files of zh-plus/tiny-imagenet (see `datasets.parquet`), or a URL;
+            None: Tiny ImageNet's official one, in place of which a file of its name in `data/`, or
+            a tar of it, is taken if there is one. Not used for "tiny-shapes".
+        sha256: expected digest of the archive file; the official URL has its own.
+        train_shards: number of training files; None is what is there, or 16.
+        validation_shards: number of validation files; None is what is there, or 2.
         **options: of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
             `folder.read_folder`; of "imagenet", `image_size`. What is not passed may be anything in
             records that are there.
 
     Returns:
-        The manifest.
+        The manifest, as in `data_dir/manifest.json`.
 
     Raises:
         ValueError: unknown dataset or option.
-        DatasetError: see `convert`; or `data_dir` holds another dataset, other options, or what a
-            folder of pictures held before it was changed.
+        DatasetError: anything wrong with the archive, its files, `data_dir` or the disk; or
+            `data_dir` holds another dataset, other options, what a folder of pictures held before
+            it was changed, or needs to be rebuilt and holds other data than the archive.
     """
     check_choice("dataset", dataset, DATASETS)
     archive = os.path.expanduser(archive) if archive else None
@@ -102,66 +111,18 @@ def _prepare(
         _check_dataset(data_dir, found, dataset, options)
     if dataset == "imagenet":
         return _index(archive, Path(data_dir), found, {**usual, **options})
-    if dataset == "tiny-imagenet":
-        return _convert(archive or OFFICIAL_URL, data_dir, sha256, shards)
     if found and _is_finished(data_dir, found, shards):
         if archive and dataset == "folder" and os.path.exists(archive):
             _check_unchanged(archive, data_dir, found)
         return found
-    options = {**usual, **(options_of(found) if found else {}), **options}
-    return _build(dataset, archive, Path(data_dir), sha256, shards, found, options)
-
-
-def convert(
-    archive: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    *,
-    sha256: str | None = None,
-    train_shards: int | None = None,
-    validation_shards: int | None = None,
-) -> Manifest:
-    """Converts a dataset in Tiny ImageNet's layout to TFRecords.
-
-    Every image is decoded once and checked; JPEG bytes are stored as they are. The records are
-    built in a hidden folder within `output_dir` and moved when all are there, so a failure leaves
-    nothing. A finished conversion in `output_dir` is recognized by its manifest, without the
-    archive, and not repeated. If one of its shards is damaged, or other numbers of shards are asked
-    for, it is rebuilt, but only from the data that it was made from.
-
-    Args:
-        archive: path of a zip, a tar (also .gz, .bz2 or .xz) or a folder, also one of the parquet
-            files of zh-plus/tiny-imagenet (see `datasets.parquet`), or a URL. In place of the
-            official URL a file of its name in `data/`, or a tar of it, is taken if there is one.
-        output_dir: folder of the records: new, empty or of an earlier conversion.
-        sha256: expected digest of the archive file; the official URL has its own.
-        train_shards: number of training files; None is what is there, or 16.
-        validation_shards: number of validation files; None is what is there, or 2.
-
-    Returns:
-        The manifest, as in `output_dir/manifest.json`.
-
-    Raises:
-        DatasetError: anything wrong with the archive, its files, `output_dir` or the disk; or
-            `output_dir` needs to be rebuilt and holds other data than the archive.
-    """
-    shards = _check_shards(train_shards, validation_shards)
-    with _one_at_a_time(output_dir):
-        return _convert(archive, output_dir, sha256, shards)
-
-
-def _convert(
-    archive: str | os.PathLike, output_dir: str | os.PathLike, sha256: str | None, shards: Shards
-) -> Manifest:
-    found = _find_manifest(Path(output_dir))
-    if found and _is_finished(output_dir, found, shards):
-        return found
-    if str(archive) == OFFICIAL_URL:
-        if found and found["dataset"] != "tiny-imagenet":  # known without downloading it
-            raise _other_data(output_dir, found, archive, ["dataset"])
-        archive = _at_hand(Path(OFFICIAL_URL).stem) or archive
-        if str(archive).endswith(".zip"):
+    if dataset == "tiny-imagenet" and archive in (None, OFFICIAL_URL):
+        if found and found["dataset"] != dataset:  # known without downloading it
+            raise _other_data(data_dir, found, OFFICIAL_URL, ["dataset"])
+        archive = _at_hand(Path(OFFICIAL_URL).stem) or OFFICIAL_URL
+        if archive.endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
-    return _build("tiny-imagenet", archive, Path(output_dir), sha256, shards, found, {})
+    options = {**usual, **(found["options"] if found else {}), **options}
+    return _build(dataset, archive, Path(data_dir), sha256, shards, found, options)
 
 
 @contextlib.contextmanager
@@ -197,13 +158,13 @@ def _check_shards(train: int | None, validation: int | None) -> Shards:
     return shards
 
 
-def _at_hand(name: str) -> Path | None:
+def _at_hand(name: str) -> str | None:
     """An archive that somebody has put into `data/`, so that nothing is downloaded."""
     for ending in (".zip", ".tar.xz", ".tar.gz"):
         path = Path("data", name + ending)
         if path.exists():
             print(f"Taking {path} instead of downloading.")
-            return path
+            return str(path)
     return None
 
 
@@ -224,7 +185,7 @@ def _check_dataset(
     data_dir: str | os.PathLike, found: Manifest, dataset: str, options: Options
 ) -> None:
     """Refuses records of another dataset, or drawn or prepared with other options."""
-    there = options_of(found)
+    there = found["options"]
     other = {name: value for name, value in options.items() if there.get(name) != value}
     held, asked = found["dataset"], dataset
     if dataset_of(found) == dataset:
