@@ -7,7 +7,7 @@ from utils.experiments.ablations import ablation_runs, ablation_table, with_batc
 from utils.training.results import result_path, write_result
 
 
-def test_each_run_changes_one_thing():
+def test_each_run_changes_something_but_never_the_seed():
     default, second, *changed = ablation_runs()
     assert (default.seed, second.seed) == (0, 1)
     assert all(run.kind == "ablation" and run.split == "holdout" for run in changed)

@@ -11,6 +11,7 @@ from utils.analysis.performance import (
     speed_table,
 )
 from utils.experiments import benchmark
+from utils.experiments.side_by_side import REFERENCE
 from utils.figures import performance_charts, style
 
 FISH = [[20, 40, 80], [2, 2], [2]]
@@ -77,11 +78,11 @@ def beside():
 
     return side_by_side_table(
         [
-            row("simple", "theirs", 0.5, 0.8, 0.4),
-            row("simple", "theirs, compiled", 0.7, 0.4),
-            row("simple", "ours", 1.0, 1.2, 1.1),
-            row(FISH, "theirs"),
-            row(FISH, "ours", 1.0),
+            row("simple", "theirs, float32", 0.5, 0.8, 0.4),
+            row("simple", "theirs, float32, compiled", 0.7, 0.4),
+            row("simple", REFERENCE, 1.0, 1.2, 1.1),
+            row(FISH, "theirs, float32"),
+            row(FISH, REFERENCE, 1.0),
         ]
     )
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from utils.experiments.side_by_side import SETTINGS
+
 
 def speed_table(rows: Iterable[dict[str, Any]], peak_gflops: float) -> pd.DataFrame:
     """Speed by network and setting.
@@ -40,10 +42,11 @@ def side_by_side_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         rows: as `utils.experiments.side_by_side.compare` returns them.
 
     Returns:
-        `pandas.DataFrame`: network; setting; images_per_cpu_second, of the fastest window, as other
-        processes can only slow one down; ratio, lowest and highest: median and range over windows
-        of the ratio to ours in float32 beside it; of_their_best: the median ratio divided by the
-        largest of theirs for that network; error, why a row has no numbers.
+        `pandas.DataFrame`: network; setting; code ("ours" or "theirs"); images_per_cpu_second, of
+        the fastest window, as other processes can only slow one down; ratio, lowest and highest:
+        median and range over windows of the ratio to ours in float32 beside it; of_their_best: the
+        median ratio divided by the largest of theirs for that network; error, why a row has no
+        numbers.
     """
     shown = []
     for row in rows:
@@ -52,6 +55,7 @@ def side_by_side_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
             {
                 "network": network_name(row["network"]),
                 "setting": row["setting"],
+                "code": SETTINGS[row["setting"]][0],
                 "images_per_cpu_second": max(
                     row.get("images_per_cpu_second", []), default=float("nan")
                 ),
@@ -62,8 +66,8 @@ def side_by_side_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(shown)
-    theirs = table[table["setting"].str.startswith("theirs")].groupby("network")["ratio"].max()
-    table.insert(6, "of_their_best", table["ratio"] / table["network"].map(theirs))
+    theirs = table[table["code"] == "theirs"].groupby("network")["ratio"].max()
+    table.insert(7, "of_their_best", table["ratio"] / table["network"].map(theirs))
     return table
 
 

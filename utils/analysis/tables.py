@@ -11,7 +11,7 @@ import pandas as pd
 
 from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
-from utils.analysis.published import COURSE_REPORT
+from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT
 from utils.models.presets import ACTIVATIONS
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
 from utils.training.predictions import load_predictions
@@ -167,7 +167,7 @@ def markdown_results(results: Results) -> str:
         *("training top-1", "validation top-1", "validation top-5"),
     )
     theirs = [
-        (30, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
+        (COURSE_EPOCHS, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
         + (f"{row.parameters:,}", "–", _seconds(row.seconds_per_epoch))
         + (_percent(row.train_top1), _percent(row.val_top1), "–")
         for row in COURSE_REPORT.itertuples()

@@ -140,7 +140,7 @@ class Archive:
             ) from error
 
     def read_text(self, name: str) -> str:
-        """Returns the text (UTF-8) of one file."""
+        """Returns the text (UTF-8) of one file; `DatasetError` where it is not."""
         try:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -147,7 +147,11 @@ def evaluation_size(manifest: Manifest, split: str = "val") -> int:
 
 
 def training_size(manifest: Manifest, split: str = "val", fraction: float = 1.0) -> int:
-    """Images that a run trains on: a fraction of all, or of those outside the hold-out."""
+    """Images that a run trains on: a fraction of all, or of those outside the hold-out.
+
+    Raises:
+        ValueError: unknown split.
+    """
     check_choice("split", split, SPLITS)
     counts = manifest["counts"]
     return round(fraction * (counts["train"] - (counts["holdout"] if split == "holdout" else 0)))

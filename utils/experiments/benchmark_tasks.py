@@ -57,7 +57,14 @@ def speed(
         peak_rss_mb.
     """
     size: dict[str, Any] = {"image_size": image_size, "num_classes": num_classes}
-    model = compiled(preset, precision, xla, fast_layers, batch_size, **size)
+    model = compiled(
+        preset,
+        batch_size=batch_size,
+        precision=precision,
+        xla=xla,
+        fast_layers=fast_layers,
+        **size,
+    )
     batches = same_batch(batch_size, **size)
     start = time.perf_counter()
     model.fit(batches, steps_per_epoch=1, verbose=0)
@@ -101,7 +108,7 @@ def operations(
     """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    model = compiled(preset, "float32", False, fast_layers, batch_size)
+    model = compiled(preset, batch_size=batch_size, fast_layers=fast_layers)
     batches = same_batch(batch_size)
     model.fit(batches, steps_per_epoch=3, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +145,7 @@ def epochs(
     """
     x = np.random.default_rng(0).integers(0, 256, (images, 64, 64, 3), np.uint8)
     y = np.arange(images, dtype=np.int32) % 200
-    model = compiled(preset, "float32", False, way == "ours", batch_size)
+    model = compiled(preset, batch_size=batch_size, fast_layers=way == "ours")
     if way != "ours":
         x = x.astype(np.float32)
     model.run_eagerly = way == "course"
@@ -193,7 +200,7 @@ def waiting(
     memory = psutil.Process().memory_info()
     shared = getattr(memory, "shared", 0)  # Linux alone tells
 
-    model = compiled(preset, "float32", False, True, batch_size)
+    model = compiled(preset, batch_size=batch_size)
     waited, worked = 0.0, 0.0
     for step in range(2 * steps):
         start = time.perf_counter()
@@ -234,20 +241,21 @@ TASKS: dict[str, Callable] = {
 
 def compiled(
     preset: str | list,
-    precision: str,
-    xla: bool,
-    fast_layers: bool,
+    *,
     batch_size: int,
+    precision: str = "float32",
+    xla: bool = False,
+    fast_layers: bool = True,
     **size: Any,
 ) -> keras.Model:
     """A network, compiled with the recipe `tuned-v1`.
 
     Args:
         preset: name of the network, or the fields of a `FishNetConfig`, in order.
+        batch_size: images per step.
         precision: Keras dtype policy.
         xla: whether to compile with XLA; JAX always does.
         fast_layers: whether to use `utils.models.fast_layers`; never on a GPU.
-        batch_size: images per step.
         **size: image_size and num_classes.
     """
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)

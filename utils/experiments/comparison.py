@@ -12,7 +12,7 @@ from utils import environment
 from utils.data import pipeline
 from utils.data.plan import Source
 from utils.training.config import RunConfig
-from utils.training.results import SCHEMA, TITLES, result_path, write_result
+from utils.training.results import TITLES, result_path, write_benchmark
 from utils.training.tasks import intersection_over_union
 
 SEEDS = (0, 1)
@@ -193,18 +193,13 @@ def keep_baselines(
     Returns:
         The path of the file.
     """
-    result = {
-        "schema": SCHEMA,
-        "run_id": "trivial-baselines",
-        "kind": "benchmark",
-        "status": "complete",
+    path = result_path(results_dir, "trivial-baselines")
+    measured = {
         "command": "papermill notebooks/07_region_and_pixel.ipynb "
         "report/executed/07_region_and_pixel.ipynb -p update_tables True",
         "env": environment.describe(),
-        "history": {},
         "segmentation": background,
         "localization": fixed_boxes.drop(columns="box").to_dict("index"),
     }
-    path = result_path(results_dir, "trivial-baselines")
-    write_result(path, result)
+    write_benchmark(path, measured)
     return path

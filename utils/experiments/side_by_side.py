@@ -199,7 +199,9 @@ def _our_step(
     from utils.experiments import benchmark_tasks
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    model = benchmark_tasks.compiled(network, precision, False, fast_layers, batch_size)
+    model = benchmark_tasks.compiled(
+        network, batch_size=batch_size, precision=precision, fast_layers=fast_layers
+    )
     images, labels = next(iter(benchmark_tasks.same_batch(batch_size)))
     return lambda: model.train_on_batch(images, labels)
 

@@ -1,7 +1,6 @@
 """A trained network in other formats, and how each of them is run."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from utils.data.manifest import load_manifest
 from utils.data.read_records import read_samples
 from utils.fields import check_choice
+from utils.files import unfinished
 from utils.models.torch_weights import save_torch_checkpoint
 from utils.training.predictions import decode_image
 
@@ -50,8 +50,8 @@ def export_model(
     if path.exists():
         raise ValueError(f"{path} exists already. Move it away or choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder, f"model{SUFFIXES[form]}")  # Keras looks at the ending
+    with unfinished(path.parent) as folder:
+        written = folder / f"model{SUFFIXES[form]}"  # Keras looks at the ending
         if form == "torch":
             save_torch_checkpoint(model, written)
         else:

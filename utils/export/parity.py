@@ -19,7 +19,7 @@ from utils.models.build import load_weights
 from utils.models.presets import FishNetConfig, get_preset
 from utils.models.torch_weights import read_torch_checkpoint
 from utils.training.predictions import decode_image, load_predictions
-from utils.training.results import read_result, result_path, write_result
+from utils.training.results import read_result, result_path, write_benchmark
 
 RUNS = ("simple-tuned-20ep-seed0", "complex-tuned-12ep-seed0")
 PACKAGES = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "torch")
@@ -115,18 +115,13 @@ def measure(data_dir: str | Path, results_dir: str | Path, authors_code: str | P
             row = compare(ours[:count], theirs) | {"top1": _top1(theirs, labels), "bytes": size}
             found[run][form] = row
             print(run, form, row)
-    result = {
-        "schema": 1,
-        "run_id": "export-parity",
-        "kind": "benchmark",
-        "status": "complete",
+    measured = {
         "command": "python -m utils.export.parity --authors-code FishNet",
         "dataset": {"split": "val", "manifest_sha256": manifest_sha256(manifest)},
         "env": describe() | {name: metadata.version(name) for name in PACKAGES},
-        "history": {},
         "exports": found,
     }
-    write_result(result_path(results_dir, "export-parity"), result)
+    write_benchmark(result_path(results_dir, "export-parity"), measured)
 
 
 def _top1(logits: np.ndarray, labels: np.ndarray) -> float:

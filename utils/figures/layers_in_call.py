@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from utils.analysis.published import COURSE_EPOCHS
 from utils.experiments.layers_in_call.symptoms import verdicts
 from utils.figures.style import SMALL, WIDTH
 
@@ -49,7 +50,7 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * (len(table) + 1) + 1.1))
     labels = ["course report, simple"]
-    texts = ["yes", "yes", "yes", _text(course, "train"), _text(course, "val"), "30"]
+    texts = ["yes", "yes", "yes", _text(course, "train"), _text(course, "val"), str(COURSE_EPOCHS)]
     _draw_row(axes, 0, texts, ["shown"] * len(COLUMNS))
     for y, (_, row) in enumerate(table.iterrows(), 1):
         labels.append(variant_label(row))

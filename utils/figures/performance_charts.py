@@ -48,7 +48,7 @@ def plot_side_by_side(table: pd.DataFrame) -> Any:
     )
     for axes, network in zip(panels[0], networks, strict=True):
         rows = table[(table["network"] == network) & table["ratio"].notna()]
-        ours = rows["setting"].str.startswith("ours")
+        ours = rows["code"] == "ours"
         for color, part in (("C1", rows[~ours]), ("C0", rows[ours])):
             spread = [part["ratio"] - part["lowest"], part["highest"] - part["ratio"]]
             axes.errorbar(part["ratio"], part["setting"], xerr=spread, fmt="o", ms=4, color=color)

@@ -116,7 +116,7 @@ def build_unet(
     stride = 2 ** (config.depth - 1)
     if image_size < 1 or image_size % stride:
         raise ValueError(
-            f"`image_size` must be a multiple of {stride}. Received: image_size={image_size}"
+            f"image_size must be a multiple of {stride}. Received: image_size={image_size}"
         )
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x, skipped = normalize(inputs, normalization), []

@@ -53,7 +53,7 @@ def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:
         mean, std = ([float(value) for value in values] for values in normalization)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(
-            "`normalization` must be None or a pair (mean, std) of three floats each, std above "
+            "normalization must be None or a pair (mean, std) of three floats each, std above "
             f"zero. Received: normalization={normalization!r}"
         )
     scale = [1 / s for s in std]

@@ -90,8 +90,8 @@ def load_weights(
 
     Args:
         name: of a run whose weights are kept, or the path of a `.keras` file.
-        image_size: height and width of the input, in pixels; None: as trained, 64. At another size
-            the layer for a box, whose input grows with it, is a new one, to be trained.
+        image_size: height and width of the input, in pixels; None: as trained. At another size the
+            layer for a box, whose input grows with it, is a new one, to be trained.
         num_classes: number of classes; with another one than trained for, the last layer is a new
             one, to be trained. None: as trained.
         weights_dir: folder of the kept weights.

@@ -77,7 +77,7 @@ def build_fishnet(
     stride, pool = get_stem(stem)
     if image_size < 1 or image_size % total_stride(stem):
         raise ValueError(
-            f"`image_size` must be a multiple of the total stride, {total_stride(stem)} with "
+            f"image_size must be a multiple of the total stride, {total_stride(stem)} with "
             f"stem={stem!r}. Received: image_size={image_size}"
         )
     planes, depths = config.network_planes, config.num_res_blks

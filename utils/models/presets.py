@@ -139,10 +139,10 @@ def _check_fields(config: Any, *positive: str) -> None:
     for field in positive:
         value = getattr(config, field)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{field}` must be a whole number of at least 1. Received: {value!r}")
+            raise ValueError(f"{field} must be a whole number of at least 1. Received: {value!r}")
     rate = getattr(config, "dropout", 0.0)
     if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise ValueError(f"`dropout` must be a number in [0, 1). Received: {rate!r}")
+        raise ValueError(f"dropout must be a number in [0, 1). Received: {rate!r}")
 
 
 def _ints(field: str, values: Any, length: int, smallest: int = 1) -> tuple[int, ...]:
@@ -153,7 +153,7 @@ def _ints(field: str, values: Any, length: int, smallest: int = 1) -> tuple[int,
         found = ()
     if len(found) != length or min(found) < smallest:
         raise ValueError(
-            f"`{field}` must be {length} whole numbers of at least {smallest}. Received: {values!r}"
+            f"{field} must be {length} whole numbers of at least {smallest}. Received: {values!r}"
         )
     return found
 
@@ -165,7 +165,7 @@ def scaled_planes(width: float) -> tuple[int, ...]:
         ValueError: if the factor is not a positive multiple of 1/64.
     """
     if not isinstance(width, (int, float)) or width <= 0 or width * 64 != int(width * 64):
-        raise ValueError(f"`width` must be a positive multiple of 1/64. Received: {width!r}")
+        raise ValueError(f"width must be a positive multiple of 1/64. Received: {width!r}")
     return tuple(int(width * planes) for planes in _PAPER_PLANES)
 
 

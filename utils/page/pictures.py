@@ -35,11 +35,9 @@ def read_picture(path: str | Path, size: int) -> Picture:
     Raises:
         ImageError: it cannot be read; the message has its name without the folder.
     """
-    try:  # the very pixels that `classify` takes
-        pixels = central_square(read_image(path, draft=2 * size), size)
-        shown = read_image(path, draft=2 * SIDE)
-    except ImageError as error:
-        raise ImageError(str(error).replace(str(path), Path(path).name)) from error
+    name = Path(path).name
+    pixels = central_square(read_image(path, draft=2 * size, name=name), size)  # as in `classify`
+    shown = read_image(path, draft=2 * SIDE, name=name)
     return Picture(ImageOps.fit(shown, (SIDE, SIDE)), pixels)
 
 

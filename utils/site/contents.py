@@ -129,14 +129,14 @@ def _elsewhere() -> list[dict[str, Any]]:
     course = [
         {
             "source": "course report",
-            "name": {"resnet_report": "ResNet"}.get(preset, preset),
+            "name": {"resnet_report": "ResNet"}.get(row.Index, row.Index),
             "parameters": row.parameters,
             "seconds": row.seconds_per_epoch if row.seconds_per_epoch > 0 else None,
             "epochs": COURSE_EPOCHS,
             "train_top1": row.train_top1,
             "top1": row.val_top1,
         }
-        for preset, row in zip(COURSE_REPORT.index, COURSE_REPORT.itertuples(), strict=True)
+        for row in COURSE_REPORT.itertuples()
     ]
     published = [
         {"source": "published", "name": row.name, "parameters": row.parameters, "top1": row.top1}

@@ -73,7 +73,7 @@ def keep_predictions(
     """Writes what the analysis needs of a classifier.
 
     Args:
-        config: the `RunConfig` of the run.
+        config: of the run.
         model: its trained `keras.Model`.
         source: what it reads.
         result: the run's, which says whether the predictions are to be committed.

@@ -115,6 +115,17 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
         file.write("\n")
 
 
+def write_benchmark(path: str | Path, measured: dict[str, Any]) -> None:
+    """Writes what a benchmark measured as a result that is named by its file.
+
+    Args:
+        path: the `.json` file.
+        measured: its command and its env, and whatever it measured.
+    """
+    common = {"schema": SCHEMA, "run_id": Path(path).stem, "kind": "benchmark"}
+    write_result(path, {**common, "status": "complete", "history": {}, **measured})
+
+
 def read_result(path: str | Path) -> dict[str, Any]:
     """Reads a result, of this version or an older one.
 

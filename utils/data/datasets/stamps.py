@@ -9,10 +9,10 @@ Source: https://tuxpaint.org/stamps
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from utils.data.archives import DatasetError
+from utils.files import unfinished
 
 PACKAGE = "tuxpaint-stamps-default"  # 161 MB
 STAMPS = "usr/share/tuxpaint/stamps"  # in the package
@@ -44,12 +44,12 @@ def fetch_stamps(folder: str | os.PathLike) -> Path:
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".stamps-", dir=folder.parent) as scratch:
+    with unfinished(folder.parent) as scratch:
         try:
             _run(["apt-get", "download", PACKAGE], scratch)  # which checks the package's digest
-            (package,) = Path(scratch).glob("*.deb")
+            (package,) = scratch.glob("*.deb")
             _run(["dpkg-deb", "-x", package.name, "."], scratch)
-            sorted_pictures = sort_stamps(Path(scratch, STAMPS), Path(scratch, "sorted"))
+            sorted_pictures = sort_stamps(scratch / STAMPS, scratch / "sorted")
         except (OSError, ValueError) as error:
             raise DatasetError(
                 f"{PACKAGE} was not downloaded ({error}); give a folder of pictures of your own, "
@@ -59,7 +59,7 @@ def fetch_stamps(folder: str | os.PathLike) -> Path:
     return folder
 
 
-def _run(command: list[str], folder: str) -> None:
+def _run(command: list[str], folder: Path) -> None:
     """Runs a command; a `ValueError` has the last that it said if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:

@@ -23,6 +23,9 @@ def decode(jpeg: bytes) -> np.ndarray:
     """The pixels of an image, uint8 (height, width, 3), whatever its color space; never turned.
 
     OpenCV because it does this and scaling at twice the speed of Pillow.
+
+    Raises:
+        ValueError: it is not an image, or a damaged one.
     """
     cv2 = opencv()
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

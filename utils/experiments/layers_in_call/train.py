@@ -61,7 +61,7 @@ def build_variant(preset: str, variant: Variant) -> Any:
     elif isinstance(config, FishNetConfig):
         model = FishNet(config, variant)
     else:
-        raise ValueError(f"`preset` must be a FishNet or a baseline. Received: {preset!r}")
+        raise ValueError(f"preset must be a FishNet or a baseline. Received: {preset!r}")
     model.compile(
         optimizer=tf_keras.optimizers.legacy.Adam(1e-3),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -45,7 +45,7 @@ class Variant:
             check_choice(field, getattr(self, field), valid)
         if self.manner != "twin" and (self.which == "none") != (self.manner == "once"):
             raise ValueError(
-                "`manner` must be once or twin where nothing is re-created; once only there. "
+                "manner must be once or twin where nothing is re-created; once only there. "
                 f"Received: which={self.which!r} and manner={self.manner!r}"
             )
 
