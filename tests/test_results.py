@@ -12,7 +12,6 @@ from utils.analysis.predictions import (
     calibration,
     confused_pairs,
     expected_calibration_error,
-    first_epoch_above,
     per_class_accuracy,
 )
 from utils.models.build import count_parameters
@@ -178,15 +177,15 @@ def test_analysis_of_predictions(predictions):
 def test_when_a_run_passes_a_level():
     history = {"val_top1": [0.1, 0.3, 0.2], "seconds": [90.0, 60.0, 60.0]}
     result = make_result(history=history)
-    assert first_epoch_above(result, 0.2) == "epoch 2, 2 min"
-    assert first_epoch_above(result, 0.3) == "–"
+    assert tables.first_epoch_above(result, 0.2) == "epoch 2, 2 min"
+    assert tables.first_epoch_above(result, 0.3) == "–"
     history["val_top1"][0] = None  # not evaluated
-    assert first_epoch_above(result, 0.05) == "epoch 2, 2 min"
+    assert tables.first_epoch_above(result, 0.05) == "epoch 2, 2 min"
     legs = [{"epoch": i, "step": 0, "env": {"device": device}} for i, device in enumerate("aba")]
-    assert first_epoch_above(result | {"legs": legs[:2]}, 0.2) == "epoch 2"
+    assert tables.first_epoch_above(result | {"legs": legs[:2]}, 0.2) == "epoch 2"
     assert results.devices_of(result | {"legs": legs}) == ["a", "b"]
     alone = result | {"seconds": {"total": 210.0, "epoch": 45.0}}
-    assert first_epoch_above(alone, 0.2) == "epoch 2, 2 min"
+    assert tables.first_epoch_above(alone, 0.2) == "epoch 2, 2 min"
     assert (results.elapsed(result), results.elapsed(alone)) == (210, 135)
     evaluated = {"epoch": 3, "step": 0, "env": {"device": "c"}}
     assert results.devices_of(result | {"legs": [legs[0], evaluated]}) == ["a"]

@@ -1,6 +1,5 @@
 """What the analysis computes from a run's kept predictions."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from utils.training.predictions import confusions
-from utils.training.results import elapsed
 
 
 def short_name(words: str) -> str:
@@ -83,20 +81,3 @@ def calibration(predictions: Mapping[str, Any], bins: int = 15) -> pd.DataFrame:
 def expected_calibration_error(table: pd.DataFrame) -> float:
     """Mean of |accuracy - confidence| over all images, from what `calibration` returns."""
     return float(np.average(abs(table["accuracy"] - table["confidence"]), weights=table["images"]))
-
-
-def first_epoch_above(result: dict[str, Any], level: float) -> str:
-    """When the top-1 on the validation set first exceeds a level.
-
-    Args:
-        result: of a training.
-        level: a fraction.
-
-    Returns:
-        "epoch 3, 5 min", "epoch 3" where devices changed, or "–" when it never is.
-    """
-    for epoch, top1 in enumerate(result["history"]["val_top1"], start=1):
-        if top1 is not None and top1 > level:
-            minutes = elapsed(result, epoch) / 60
-            return f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
-    return "–"

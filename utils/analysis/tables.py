@@ -1,5 +1,6 @@
 """The tables in README, docs and model card: `python -m utils.analysis.tables` writes them."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from utils.analysis.machine_readable import card_metadata, results_csv
-from utils.analysis.predictions import calibration, expected_calibration_error, first_epoch_above
+from utils.analysis.predictions import calibration, expected_calibration_error
 from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT
 from utils.models.presets import ACTIVATIONS
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
@@ -222,6 +223,23 @@ def markdown_times(results: Results) -> str:
             for result in results
         ),
     )
+
+
+def first_epoch_above(result: dict[str, Any], level: float) -> str:
+    """When the top-1 on the validation set first exceeds a level.
+
+    Args:
+        result: of a training.
+        level: a fraction.
+
+    Returns:
+        "epoch 3, 5 min", "epoch 3" where devices changed, or "–" when it never is.
+    """
+    for epoch, top1 in enumerate(result["history"]["val_top1"], start=1):
+        if top1 is not None and top1 > level:
+            minutes = elapsed(result, epoch) / 60
+            return f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
+    return "–"
 
 
 def markdown_metrics(
