@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import re
+import shlex
 import typing
 from pathlib import Path
 from types import NoneType
@@ -137,6 +138,10 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             "task segmentation needs dataset tiny-shapes. Received: dataset",
         ),
         (
+            {"task": "segmentation", "dataset": "tiny-shapes", "preset": "resnet50"},
+            "task segmentation needs a FishNet or unet. Received: preset='resnet50'",
+        ),
+        (
             {"task": "localization", "record_order": "classes"},
             "record_order must be shuffled for any task but classification. Received: 'classes'",
         ),
@@ -260,6 +265,11 @@ def test_what_follows_from_other_fields_follows_their_changes():
         "data/tiny-shapes"
     )
     assert dataclasses.replace(RunConfig(epochs=3), recipe="course").resolve().epochs == 3
+
+
+def test_the_command_is_one_for_a_shell_whatever_the_run_is_called():
+    config = RunConfig(run_dir="/content/drive/MyDrive/first run (1)")
+    assert shlex.split(config.command)[2] == f"report/executed/{config.run_id}.ipynb"
 
 
 def test_differences_of_two_runs():

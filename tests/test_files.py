@@ -2,13 +2,15 @@ import errno
 import io
 import os
 import time
+import types
 import zipfile
 
 import keras
 import numpy as np
+import psutil
 import pytest
 
-from utils.files import compact_model, replacing, save_model, write_advice
+from utils.files import compact_model, is_mounted, replacing, save_model, write_advice
 
 
 @pytest.fixture
@@ -133,3 +135,12 @@ def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path):
 )
 def test_advice_fits_the_error(number, text):
     assert write_advice(number, "choose another folder") == text
+
+
+def test_a_link_to_a_drive_is_a_drive(tmp_path, monkeypatch):
+    drive = types.SimpleNamespace(mountpoint=str(tmp_path / "drive"), fstype="fuse.drive")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [drive])
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "drive")
+    assert is_mounted(tmp_path / "runs" / "a")
+    assert not is_mounted(tmp_path / "elsewhere")

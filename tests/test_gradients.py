@@ -62,7 +62,10 @@ def test_grad_cam_of_the_fish(fish, images):
 
 
 def test_gradient_norms_by_stage(fish, images):
+    before = fish.get_weights()
     norms = gradient_norms(fish, images, np.arange(4))
+    for ours, theirs in zip(fish.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     assert sorted(norms) == sorted(GROUPS)
     # The gradient of the last layer by hand: features x (probability - target) / images.
     features = keras.Model(fish.input, fish.get_layer("logits").input)(images, training=True)

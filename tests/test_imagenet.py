@@ -245,6 +245,12 @@ def no_picture(folder):
     return "train-00000-of-00002: an image cannot be decoded"
 
 
+def no_bytes(folder):
+    with (folder / "train-00000-of-00002").open("wb") as file:
+        write_record(file, drawn.record(b"", 1))
+    return "train-00000-of-00002: an image cannot be decoded"
+
+
 def other_type(folder):
     example = Example()
     for name in ("image/encoded", "image/class/label"):
@@ -269,6 +275,7 @@ def other_encoding(folder):
     [
         cut_off, damaged_first_record, missing_file, two_sets, no_validation,
         label_out_of_range, other_class_list, repeated_class, other_schema, other_type, no_picture,
+        no_bytes,
         empty, other_encoding,
     ],
 )  # fmt: skip

@@ -95,6 +95,12 @@ def test_fishnext_has_groups_of_four_channels_or_more():
     assert min(size for _, size in sizes.values()) == 4
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_can_be_built(preset):
+    model = build_model(preset, num_classes=7)
+    assert model.get_layer("logits").output.shape == (None, 7)
+
+
 def test_configs_are_taken_as_well_as_names():
     by_name, by_config = build_model("simple"), build_model(PRESETS["simple"])
     assert by_config.count_params() == by_name.count_params()

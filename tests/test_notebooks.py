@@ -74,6 +74,15 @@ class TestNotebook:
         outputs = [o for c in cells(path) for o in c.outputs]
         assert not [o for o in outputs if o.output_type == "error"]
 
+    def test_each_place_may_be_on_a_drive(self, path):
+        names = re.compile(r".*_dir|archive|journal|weights|pictures|images_path|initial_weights")
+        nodes = [node for cell in cells(path) for node in ast.walk(parsed(cell))]
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        mounted = {a.id for c in calls if "mount_drive" in ast.unparse(c.func) for a in c.args}
+        (tagged,) = (c for c in cells(path) if "parameters" in c.metadata.get("tags", []))
+        places = {n.targets[0].id for n in parsed(tagged).body}
+        assert {place for place in places if names.fullmatch(place)} <= mounted
+
     def test_last_cell_asserts(self, path):
         assert any(isinstance(n, ast.Assert) for n in ast.walk(parsed(cells(path)[-1])))
 

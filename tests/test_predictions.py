@@ -118,6 +118,23 @@ def test_each_run_keeps_the_same_images(tmp_path):
     np.testing.assert_array_equal(sample, kept["sample"][: predictions.SAMPLES])
 
 
+def test_predictions_of_very_many_classes(tmp_path):
+    labels, count = np.array([69_999, 1, 2]), 70_000
+    probabilities = np.zeros((3, count), "float32")
+    probabilities[np.arange(3), [69_999, 2, 1]] = 1
+    predictions.save_predictions(
+        tmp_path / "a.npz",
+        probabilities=probabilities,
+        labels=labels,
+        manifest={"words": ["x"] * count},
+        images=[b"a", b"b", b"c"],
+    )
+    kept = predictions.load_predictions(tmp_path / "a.npz")
+    assert kept["labels"].tolist() == labels.tolist()
+    assert kept["classes"][:, 0].tolist() == [69_999, 2, 1]
+    assert predictions.confusions(kept).tolist() == [[1, 2]]
+
+
 def test_weights_that_are_too_large_to_keep_can_be_loaded(config, monkeypatch):
     monkeypatch.setattr(predictions, "LARGEST_KEPT_WEIGHTS", 2)
     assert predictions.kept_model(config).count_params() == 3

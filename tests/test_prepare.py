@@ -105,8 +105,10 @@ def test_the_number_of_shards_is_not_the_data(layout, tmp_path):
     assert one["records_sha256"] == two["records_sha256"]
     assert convert(layout, tmp_path / "two", train_shards=1) == one
     assert sorted(os.listdir(tmp_path / "two")) == sorted(os.listdir(tmp_path / "one"))
-    with pytest.raises(ValueError, match="train_shards must be at least 1. Received: 0"):
-        convert(layout, tmp_path / "none", train_shards=0)
+    for number in (0, 129):
+        message = f"train_shards must be from 1 to 128. Received: {number}"
+        with pytest.raises(ValueError, match=message):
+            convert(layout, tmp_path / "none", train_shards=number)
 
 
 def test_class_names_do_not_make_a_dataset_synthetic(layout, tmp_path):

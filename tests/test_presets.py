@@ -133,7 +133,7 @@ def test_the_comments_on_presets_agree_with_the_results():
     source = Path(presets.__file__).read_text()
     pattern = r"(\d+) epochs: (\d+) minutes, validation top-1 ([\d.]+) %\s(?:\s+# )?\((.+)\)"
     claims = re.findall(pattern, source)
-    assert len(claims) == 11
+    assert len(claims) >= 11
     for epochs, minutes, top1, run_id in claims:
         result = json.loads(Path(f"report/results/{run_id}.json").read_text())
         assert (len(result["history"]["loss"]), result["env"]["cpu_count"]) == (int(epochs), 2)

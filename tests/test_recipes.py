@@ -59,6 +59,12 @@ def test_the_paper_s_rate_falls_tenfold_at_30_60_and_90_percent():
     np.testing.assert_allclose(found, [0.2, 0.2, 0.02, 0.02, 2e-3, 2e-3, 2e-4, 2e-4], rtol=1e-5)
 
 
+def test_the_cosine_of_few_steps_falls_to_zero_too():
+    recipe = get_recipe("tuned", schedule="cosine", warmup=0.9)
+    for steps in (1, 4):
+        assert float(learning_rate(recipe, steps=steps, batch_size=256)(steps)) == 0
+
+
 def test_the_cosine_falls_to_zero_with_and_without_a_warmup():
     rate = learning_rate(RECIPES["paper-long"], steps=1000, batch_size=256)
     np.testing.assert_allclose([rate(0), rate(500), rate(1000)], [0.1, 0.05, 0.0], atol=1e-7)

@@ -170,7 +170,7 @@ def test_analysis_of_predictions(predictions):
     assert accuracy.to_dict() == {"cat": 0.5, "fox": 0.5, "dog": 1.0}
     first = confused_pairs(predictions, 1).iloc[0]
     assert list(first) == ["cat", "fox", 1, 1, 2]
-    assert confused_images(predictions, pairs=2) == [[1, 4], []]
+    assert confused_images(predictions, pairs=2) == [[1, 4]]
     assert list(predictions["sample"][3:]) == [1, 4]  # kept behind the three drawn ones
 
 

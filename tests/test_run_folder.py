@@ -69,6 +69,13 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     assert state == TrainState({"loss": [0.5, 0.5]}, 2, 7, 1.5)
 
 
+def test_the_newest_checkpoint_is_that_of_most_epochs(tmp_path):
+    for epoch in (9998, 9999, 10_000, 10_001):
+        save(tmp_path, epoch)
+    assert newest_checkpoint(tmp_path) == (10_001, 0)
+    assert names_in(tmp_path) == [f"epoch-{n}-step-0000000.npz" for n in (10_000, 10_001)]
+
+
 def test_checkpoint_of_another_model_is_named(tmp_path):
     save(tmp_path, 1)
     (path,) = checkpoints_in(tmp_path)

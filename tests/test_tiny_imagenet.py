@@ -235,7 +235,14 @@ def test_official_classes_are_held_to_the_official_counts(layout, tmp_path, monk
     assert_refused(layout, "6 train images of n01", "500")
     counts = {"train": TRAIN, "validation": VAL}
     monkeypatch.setattr(tiny_imagenet, "OFFICIAL_CLASS_COUNTS", counts)
-    assert convert(layout, tmp_path / "records")["dataset"] == "tiny-imagenet"
+    assert convert(layout, tmp_path / "whole")["dataset"] == "tiny-imagenet"
+    annotations = layout / "val/val_annotations.txt"
+    lines = annotations.read_text().splitlines(keepends=True)
+    annotations.write_text("".join(line for line in lines if "n03" not in line))
+    for line in lines:
+        if "n03" in line:
+            (layout / "val/images" / line.split("\t")[0]).unlink()
+    assert_refused(layout, "0 validation images of n03")
 
 
 def test_full_disk_is_seen_before_the_work(layout, monkeypatch):

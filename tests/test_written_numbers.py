@@ -61,7 +61,8 @@ def accuracies():
         "notebooks/04_analysis.ipynb",
         f"`simple` reaches {reached['simple']} ({COUNTS[tuned['simple']['n']]}), `medium` "
         f"{reached['medium']} and `complex` {reached['complex']}; with `course`, `simple` as it is "
-        f"reaches {found['simple', 'course', 30]['validation top-1']:.1%}.",
+        f"reaches {found['simple', 'course', 30]['validation top-1']:.1%} and `medium` "
+        f"{found['medium', 'course', 30]['validation top-1']:.1%}.",
     )
     yield "notebooks/04_analysis.ipynb", f"stem of stride 2 reaches {top1:.1%}."
     yield (

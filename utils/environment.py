@@ -85,6 +85,21 @@ def prepare() -> None:
         print(WITHOUT_GPU)
 
 
+def need_tensorflow(what: str) -> None:
+    """Refuses other backends for what takes gradients or graphs of TensorFlow's.
+
+    Args:
+        what: needs it, for the error.
+
+    Raises:
+        RuntimeError: another backend is set; says which is needed.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(f"{what} needs KERAS_BACKEND=tensorflow.")
+
+
 def mount_drive(*places: str | os.PathLike | None) -> None:
     """In Colab, connects Google Drive if one of the files or folders is on it."""
     on_drive = any(Path(place).is_relative_to(DRIVE) for place in places if place)
@@ -225,11 +240,13 @@ def peak_rss_mb() -> float:
     """Highest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux; `getrusage` would count the peak of the process that started this
-        line = next(ln for ln in status.read_text().splitlines() if ln.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
+        lines = [ln for ln in status.read_text().splitlines() if ln.startswith("VmHWM")]
+        if lines:  # not in gVisor
+            return int(lines[0].split()[1]) / 2**10
     import resource  # which Windows lacks
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _version(package: str) -> str | None:

@@ -99,7 +99,7 @@ def is_mounted(folder: Path) -> bool:
     """
     import psutil  # here, since whatever writes a JSON imports this module
 
-    path = folder.absolute()
+    path = folder.resolve()  # a link may lead to a drive
     drives = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     kinds = (drives[place] for place in (path, *path.parents) if place in drives)
     return next(kinds, "").startswith(MOUNTED)

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from utils.environment import need_tensorflow
 from utils.experiments.catalog import gradient_runs
 from utils.experiments.processes import run_missing
 from utils.files import load_model
@@ -64,6 +65,7 @@ def grad_cam(
     Source:
         Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2.
     """
+    need_tensorflow("Grad-CAM")
     outputs = [model.get_layer(name).output for name in layers]
     with_features = keras.Model(model.inputs, [*outputs, model.output])
     with tf.GradientTape() as tape:
@@ -92,10 +94,12 @@ def gradient_norms(model: keras.Model, images: np.ndarray, labels: np.ndarray) -
         the stages of a FishNet, or what comes before the first `_` in the names of another network.
     """
     kernels = [v for v in model.trainable_variables if v.path.endswith("/kernel")]
+    before = model.get_weights()
     with tf.GradientTape() as tape:
         logits = model(tf.constant(images, tf.float32), training=True)
         loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         loss = tf.reduce_mean(loss)
+    model.set_weights(before)  # the step moved the averages of batch normalization
     squares: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     gradients = tape.gradient(loss, [kernel.value for kernel in kernels])
     for kernel, gradient in zip(kernels, gradients, strict=True):
@@ -174,6 +178,7 @@ def keep_gradient_norms(
 
 
 if __name__ == "__main__":
+    need_tensorflow("Measuring gradients")
     kept = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
     for found in run_missing(gradient_runs()):
         if "gradient_norms" not in found:

@@ -35,24 +35,29 @@ def confused_pairs(predictions: Mapping[str, Any], count: int = 15) -> pd.DataFr
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
-        count: how many pairs.
+        count: how many pairs, at most.
 
     Returns:
         `pandas.DataFrame`, most confused first: `class a`, `class b`, the numbers of images of a
         predicted as b and of b predicted as a, and their total.
     """
     names = np.array([short_name(w) for w in predictions["words"]])
-    matrix, first, second = confusions(predictions)
+    first, second = confusions(predictions)[:count].T
+    labels, predicted = predictions["labels"], predictions["classes"][:, 0]
+
+    def confused(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return ((labels[:, None] == a) & (predicted[:, None] == b)).sum(axis=0)
+
     table = pd.DataFrame(
         {
             "class a": names[first],
             "class b": names[second],
-            "a predicted as b": matrix[first, second],
-            "b predicted as a": matrix[second, first],
+            "a predicted as b": confused(first, second),
+            "b predicted as a": confused(second, first),
         }
     )
     table["total"] = table["a predicted as b"] + table["b predicted as a"]
-    return table.head(count)
+    return table
 
 
 def calibration(predictions: Mapping[str, Any], bins: int = 15) -> pd.DataFrame:

@@ -57,7 +57,10 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
         raise DatasetError(f"{path} has another schema; delete {data_dir}, then {remedy}.")
     damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
-        raise DatasetError(f"{data_dir}: missing or damaged: {', '.join(damaged)}; {remedy}.")
+        if "records" in manifest:
+            remedy = f"mount or restore {manifest['records']}, or pass the archive's new place"
+        shown = ", ".join(damaged[:20]) + (", …" if len(damaged) > 20 else "")
+        raise DatasetError(f"{data_dir}: missing or damaged: {shown}; {remedy}.")
     return manifest
 
 

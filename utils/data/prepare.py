@@ -36,6 +36,7 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
 REMEDY = "choose another output_dir"
+MOST_SHARDS = 128  # of a split, which are read in turn, all of them open
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
 Shards = dict[str, int]
@@ -69,7 +70,7 @@ def prepare_dataset(
             None: Tiny ImageNet's official one, in place of which a file of its name in `data/`, or
             a tar of it, is taken if there is one. Not used for "tiny-shapes".
         sha256: expected digest of the archive file; the official URL has its own.
-        train_shards: number of training files; None is what is there, or 16.
+        train_shards: number of training files, at most 128; None is what is there, or 16.
         validation_shards: number of validation files; None is what is there, or 2.
         **options: of "tiny-shapes", see `tiny_shapes.draw_tiny_shapes`; of "folder", see
             `folder.read_folder`; of "imagenet", `image_size`. What is not passed may be anything in
@@ -153,8 +154,8 @@ def _check_shards(train: int | None, validation: int | None) -> Shards:
         if number is not None
     }
     for split, number in shards.items():
-        if number < 1:
-            raise ValueError(f"{split}_shards must be at least 1. Received: {number}")
+        if not 1 <= number <= MOST_SHARDS:
+            raise ValueError(f"{split}_shards must be from 1 to {MOST_SHARDS}. Received: {number}")
     return shards
 
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-import keras
-
+from utils.environment import need_tensorflow
 from utils.page.layout import build_page, launch_page
 
 if __name__ == "__main__":
@@ -12,14 +11,15 @@ if __name__ == "__main__":
     parser.add_argument("--share", action="store_true", help="with a public link of Gradio's")
     parser.add_argument("--browser", action="store_true", help="open it in the browser as well")
     arguments = parser.parse_args()
-    if keras.backend.backend() != "tensorflow":
-        parser.error("Grad-CAM needs KERAS_BACKEND=tensorflow.")
     try:
+        need_tensorflow("Grad-CAM")
         launch_page(
             build_page(),
             server_port=arguments.port,
             share=arguments.share,
             inbrowser=arguments.browser,
         )
+    except RuntimeError as error:
+        parser.error(str(error))
     except OSError as error:  # of Gradio, about the port
         parser.error(f"{error} Choose another --port, or none.")

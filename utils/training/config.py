@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
-from utils.models.presets import STEMS, UNetConfig, get_preset
+from utils.models.presets import STEMS, FishNetConfig, UNetConfig, get_preset
 from utils.training.recipes import (
     Recipe,
     check_image_size,
@@ -197,6 +197,11 @@ class RunConfig:
                 "not resized, and for dataset imagenet, which has its own crops. "
                 f"Received: crop_area={self.full_recipe.crop_area!r}"
             )
+        segments = isinstance(self.network, FishNetConfig | UNetConfig)
+        if self.task == "segmentation" and not segments:
+            raise ValueError(
+                f"task segmentation needs a FishNet or unet. Received: preset={self.preset!r}"
+            )
         if isinstance(self.network, UNetConfig) and self.stem != "imagenet":
             raise ValueError(
                 f"stem must be left at its default for preset {self.preset}, which has none and "
@@ -346,9 +351,8 @@ class RunConfig:
     def command(self) -> str:
         """The papermill command that repeats this run."""
         parameters = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in self.parameters.items())
-        return (
-            f"papermill notebooks/03_train.ipynb report/executed/{self.run_id}.ipynb {parameters}"
-        )
+        executed = shlex.quote(f"report/executed/{self.run_id}.ipynb")
+        return f"papermill notebooks/03_train.ipynb {executed} {parameters}"
 
     def checkpoint_steps(self, steps_per_epoch: int) -> int:
         """Steps from one checkpoint to the next."""

@@ -238,7 +238,7 @@ def learning_rate(recipe: Recipe, *, steps: int, batch_size: int) -> Any:
         ends = [round(part * steps) - 1 for part in (0.3, 0.6, 0.9)]  # the last steps before a fall
         return schedules.PiecewiseConstantDecay(ends, [rate * 0.1**i for i in range(4)])
     if recipe.schedule == "cosine":
-        rising = round(recipe.warmup * steps)
+        rising = min(round(recipe.warmup * steps), steps - 1)
         if not rising:
             return schedules.CosineDecay(rate, steps)
         return schedules.CosineDecay(0.0, steps - rising, warmup_target=rate, warmup_steps=rising)

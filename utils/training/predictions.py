@@ -138,9 +138,10 @@ def save_predictions(
             ones of every run; the images of the most confused classes are kept behind these.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    index = np.promote_types(np.uint16, np.min_scalar_type(len(manifest["words"]) - 1))
     predictions: dict[str, Any] = {
-        "labels": labels.astype(np.uint16),
-        "classes": order.astype(np.uint16),
+        "labels": labels.astype(index),
+        "classes": order.astype(index),
         "probabilities": np.take_along_axis(probabilities, order, axis=1).astype(np.float16),
         "words": np.array(manifest["words"]),
     }
@@ -192,26 +193,23 @@ def confused_images(predictions: Mapping[str, Any], pairs: int = 6) -> list[list
 
     Args:
         predictions: as `utils.training.predictions.load_predictions` returns them.
-        pairs: how many pairs.
+        pairs: how many pairs, at most.
 
     Returns:
         Image indices per pair, up to three of each of its classes, most confident prediction first.
     """
     labels, predicted = predictions["labels"], predictions["classes"][:, 0]
     confident = np.argsort(-predictions["probabilities"][:, 0].astype(float), kind="stable")
-    _, first, second = confusions(predictions)
     found = []
-    for a, b in zip(first[:pairs], second[:pairs], strict=True):
+    for a, b in confusions(predictions)[:pairs]:
         ways = [(labels[confident] == x) & (predicted[confident] == y) for x, y in ((a, b), (b, a))]
         found.append([int(i) for way in ways for i in confident[way][:3]])
     return found
 
 
-def confusions(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The confusion matrix, and the pairs of classes (first, second), most confused first."""
-    count = len(predictions["words"])
-    matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (predictions["labels"], predictions["classes"][:, 0]), 1)
-    first, second = np.triu_indices(count, k=1)
-    order = np.argsort(-(matrix + matrix.T)[first, second], kind="stable")
-    return matrix, first[order], second[order]
+def confusions(predictions: Mapping[str, Any]) -> np.ndarray:
+    """The pairs of classes that were confused, int (pairs, 2), the most often confused first."""
+    pairs = np.stack([predictions["labels"], predictions["classes"][:, 0]], axis=1).astype(int)
+    wrong = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    found, counts = np.unique(wrong, axis=0, return_counts=True)
+    return found[np.argsort(-counts, kind="stable")]

@@ -207,6 +207,13 @@ def _read_manifest(config: ResolvedConfig) -> Manifest:
             f"{config.data_dir} holds {manifest['dataset']}, not {config.dataset}. "
             "Choose another data_dir."
         )
+    for name in config.data_options:
+        asked, there = getattr(config, name), manifest["options"].get(name)
+        if asked not in (None, there):
+            raise TrainingError(
+                f"{config.data_dir} was prepared with {name}={there}, not {asked}. "
+                "Choose another data_dir."
+            )
     return manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -192,7 +193,7 @@ def more_epochs(folder: str | Path, differences: Mapping[str, object]) -> str:
         return ""
     return (
         "A finished run keeps its number of epochs. To train on from its weights, use another "
-        f"run_dir and -p initial_weights {weights}"
+        f"run_dir and -p initial_weights {shlex.quote(str(weights))}"
     )
 
 
@@ -203,7 +204,7 @@ def checkpoint_path(folder: Path, epoch: int, step: int) -> Path:
 
 def checkpoints_in(folder: Path | str) -> list[Path]:
     """The checkpoints of a run's folder, newest first."""
-    return sorted(Path(folder, "checkpoints").glob("epoch-*.npz"), reverse=True)
+    return sorted(Path(folder, "checkpoints").glob("epoch-*.npz"), key=_position, reverse=True)
 
 
 def save_checkpoint(folder: Path, variables: Mapping[str, Any], state: TrainState) -> None:

@@ -259,9 +259,10 @@ def _check_counts(source: Archive, layout: Layout) -> None:
         if layout.dataset != OFFICIAL:
             continue
         expected = OFFICIAL_CLASS_COUNTS[split]
-        for wnid, number in sorted(Counter(image.wnid for image in images).items()):
-            if number != expected:
+        counts = Counter(image.wnid for image in images)
+        for wnid in sorted(layout.classes):
+            if counts[wnid] != expected:
                 raise DatasetError(
-                    f"{source.path}: {number} {split} images of {wnid}, but Tiny ImageNet has "
-                    f"{expected}; pass the complete dataset."
+                    f"{source.path}: {counts[wnid]} {split} images of {wnid}, but Tiny ImageNet "
+                    f"has {expected}; pass the complete dataset."
                 )

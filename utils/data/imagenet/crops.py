@@ -29,7 +29,10 @@ def decode(jpeg: bytes) -> np.ndarray:
     """
     cv2 = opencv()
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+    except cv2.error:  # it is empty, or has more pixels than OpenCV takes
+        image = None
     if image is None:
         raise ValueError("an image cannot be decoded")
     return image

@@ -167,8 +167,20 @@ def train_variant(
 
     Returns:
         Its path.
+
+    Raises:
+        ValueError: there is such a result already; or an eager run has no `steps` or fewer than
+            three epochs, without which growth cannot be measured.
     """
     name = run_id(preset, variant.which, variant.manner, seed)
+    path = result_path(results_dir, name)
+    if path.exists():
+        raise ValueError(f"{path} exists. Move it away, or give another results_dir.")
+    if variant.manner != "twin" and (not steps or epochs < 3):
+        raise ValueError(
+            f"manner {variant.manner} needs steps, and at least 3 epochs. "
+            f"Received: steps={steps}, epochs={epochs}"
+        )
     options: Any = {**ABLATION_OPTIONS, "epochs": epochs, "batch_size": batch_size, "seed": seed}
     options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
     options["recipe"] = "course"
@@ -227,7 +239,6 @@ def train_variant(
         },
         "seconds": {"total": round(time.perf_counter() - start, 2)},
     }
-    path = result_path(results_dir, name)
     write_result(path, result)
     return path
 
@@ -246,7 +257,10 @@ def main() -> None:
     parser.add_argument("--results-dir", default="report/results")
     options = vars(parser.parse_args())
     variant = Variant(options.pop("which"), options.pop("manner"))
-    print(train_variant(variant, **options))
+    try:
+        print(train_variant(variant, **options))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def finish(
             measured = new_model(config, source.manifest, config.precision)
             measured.set_weights(weights)
         result["metrics_flip"] = keep_predictions(config, measured, source, result)
-    if is_kept(result):
+    if is_kept(result) or config.weights_dir not in ("report/weights", config.run_dir):
         keep_weights(config)
     result["status"] = "complete"
     results.write_result(config.result_file, result)
