@@ -396,6 +396,8 @@ class TestOwnPictures:
             ({"image_size": 96, "image_sizes": "64x1-128x1"}, "image_sizes must be multiples of "
              "the network's total stride, 32 with stem='imagenet': 32, 64, 96. "
              "Received: '64x1-128x1'"),
+            ({"preset": "densenet121", "image_sizes": "16x1-64x1"}, "total stride, 1 with "
+             "stem='imagenet': from 32 to 64. Received: '16x1-64x1'"),
             ({"val_share": 1}, "val_share must be a number in (0, 1). Received: 1"),
             ({"dataset": "tiny-shapes", "image_size": 32}, "image_size must be None for any "
              "dataset but folder and imagenet. Received: dataset='tiny-shapes'"),

@@ -249,9 +249,10 @@ def check_image_sizes(
             f"resized. Received: {recipe.image_sizes!r}"
         )
     stride = _stride(network, stem)
-    if any(size % stride or size > most for size in recipe.sizes):
+    least = stride if stride > 1 else IMAGE_SIZES[0]  # in which a DenseNet can halve five times
+    if any(size % stride or not least <= size <= most for size in recipe.sizes):
         valid = ", ".join(str(size) for size in range(stride, most + 1, stride))
-        valid = valid if stride > 1 else f"at most {most}"
+        valid = valid if stride > 1 else f"from {least} to {most}"
         raise ValueError(
             f"image_sizes must be multiples of the network's total stride, {stride} with "
             f"stem={stem!r}: {valid}. Received: {recipe.image_sizes!r}"
