@@ -22,7 +22,13 @@ from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
 from utils.experiments.search import points, study_table
 from utils.models.presets import PRESETS
 from utils.training.recipes import RECIPES
-from utils.training.results import complete_result, load_results, read_result, training_env
+from utils.training.results import (
+    complete_result,
+    legs_of,
+    load_results,
+    read_result,
+    training_env,
+)
 
 STUDIES = ("down_sampling", "activation", "dropout", "optimizer", "size")  # that it cites
 LIBRARIES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -171,8 +177,7 @@ def _symptoms(results_dir: Path) -> list[dict[str, Any]]:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """A result in the appendix."""
     metrics, run, env = result.get("metrics") or {}, result["run_id"], training_env(result)
-    envs = [env, *(leg["env"] for leg in result.get("legs", []))]
-    commits = [found.get("git_commit") or "" for found in envs]
+    commits = [leg.get("env", {}).get("git_commit") or "" for leg in legs_of(result)]
     library = env.get("backend", "tensorflow")
     history = next(iter((result.get("history") or {"": []}).values()))
     group = next((title for start, title in GROUPS.items() if run.startswith(f"{start}-")), "")

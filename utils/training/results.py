@@ -222,10 +222,11 @@ def epoch_line(result: dict[str, Any], epoch: int) -> str:
 
 def training_env(result: dict[str, Any]) -> dict[str, Any]:
     """Machine and versions with which a run began to be trained; of others those they ran with."""
-    return _legs(result)[0].get("env", {})
+    return legs_of(result)[0].get("env", {})
 
 
-def _legs(result: dict[str, Any]) -> list[dict[str, Any]]:
+def legs_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a run, each with the environment that it was trained in."""
     return result.get("legs") or [result]  # older results have no legs
 
 
@@ -234,7 +235,7 @@ def devices_of(result: dict[str, Any]) -> list[str]:
 
     A leg that began after the last epoch does not count: in it the run was only evaluated.
     """
-    legs, epochs = _legs(result), len(result["history"].get("seconds", []))
+    legs, epochs = legs_of(result), len(result["history"].get("seconds", []))
     legs = [leg for leg in legs if leg.get("epoch", 0) < epochs] or legs[:1]
     return list(dict.fromkeys(leg["env"]["device"] for leg in legs))
 
