@@ -1,5 +1,7 @@
 """What the figures show; how they look is for people to judge."""
 
+import base64
+import io
 import re
 from pathlib import Path
 
@@ -47,6 +49,16 @@ def test_a_png_of_256_colors_and_a_pdf_only_when_asked(tmp_path):
     assert image.mode == "P"
     assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert image.width == pytest.approx(style.WIDTH * style.DPI, rel=0.05)
+
+
+def test_a_saved_figure_is_shown_at_the_size_of_others_in_a_notebook(tmp_path):
+    figure = plt.figure(figsize=(3, 2))
+    with plt.rc_context({"savefig.bbox": None}):
+        style.save_figure(figure, "a", tmp_path)
+    shown, metadata = style.show_saved("a", "nothing", tmp_path)._repr_mimebundle_()
+    assert metadata["image/jpeg"]["alt"] == "nothing"
+    with Image.open(io.BytesIO(base64.b64decode(shown["image/jpeg"]))) as image:
+        assert (image.format, image.size) == ("JPEG", (330, 220))
 
 
 def test_committed_figures_are_small_and_as_pdf_where_the_report_has_them():

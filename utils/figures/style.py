@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from IPython import get_ipython
+from IPython import display, get_ipython
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -19,6 +19,8 @@ from utils.models.presets import ACTIVATIONS
 WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
 PALETTE = "colorblind"
 DPI = 200
+SCREEN_DPI = 110  # in notebooks, where `SMALL` is 11 pixels
+JPEG = {"quality": 70}
 SMALL = 7.5  # points, the smallest text of any figure
 OURS, THEIRS, PUBLISHED = "o", "s", "^"  # markers: this project, the course report, others
 # preset, or its name in tables: (what figures call it, its place in the palette)
@@ -75,11 +77,11 @@ def set_style() -> None:
     Notebooks show figures as JPEG: with photographs in them, PNG would be five times as large.
     """
     if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70})
+        set_matplotlib_formats("jpeg", pil_kwargs=JPEG)
     sns.set_theme(context="paper", style="whitegrid", palette=PALETTE)
     plt.rcParams.update(
         {
-            "figure.dpi": 110,  # in notebooks, where `SMALL` is 11 pixels
+            "figure.dpi": SCREEN_DPI,
             "savefig.dpi": DPI,
             "savefig.bbox": "tight",
             "savefig.pad_inches": 0.02,
@@ -112,6 +114,26 @@ def save_figure(
     image.save(Path(folder) / f"{name}.png", optimize=True, dpi=(DPI, DPI))
     if vector:
         figure.savefig(Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
+
+
+def show_saved(name: str, alt: str, folder: str | Path = "figures") -> display.Image:
+    """A figure that `save_figure` wrote, as large as those that a notebook draws.
+
+    Colab shows no images that a Markdown cell takes from a folder.
+
+    Args:
+        name: file name without ending.
+        alt: what it shows, for those who cannot see it.
+        folder: where it is.
+
+    Returns:
+        What a notebook shows at the end of a cell.
+    """
+    shown = io.BytesIO()
+    with Image.open(Path(folder) / f"{name}.png") as image:
+        size = [round(pixels * SCREEN_DPI / DPI) for pixels in image.size]
+        image.convert("RGB").resize(size).save(shown, "jpeg", **JPEG)
+    return display.Image(shown.getvalue(), alt=alt)
 
 
 def label_of(preset: str, changes: Sequence[str] = ()) -> str:
