@@ -250,7 +250,7 @@ def test_a_label_out_of_range_stops_with_the_folder_named(make_config, copied):
 
 def test_records_that_do_not_fit_are_refused(shapes, tmp_path):
     config = RunConfig(data_dir=str(shapes), run_dir=str(tmp_path / "run"))
-    with pytest.raises(TrainingError, match="holds tiny-shapes, not tiny-imagenet"):
+    with pytest.raises(DatasetError, match="holds tiny-shapes, not tiny-imagenet"):
         train(config)
     with pytest.raises(ValueError, match="at most the number of training images, 288.*=289"):
         train(dataclasses.replace(config, dataset="tiny-shapes", batch_size=289))

@@ -92,10 +92,29 @@ def manifest_sha256(manifest: Manifest) -> str:
     return hashlib.sha256(_as_text({**first, "schema": 1}).encode()).hexdigest()
 
 
-def dataset_of(manifest: Manifest) -> str:
-    """Which of `DATASETS` a manifest is of."""
-    name = manifest["dataset"]
-    return "tiny-imagenet" if name.startswith("tiny-imagenet") else name
+def check_dataset(
+    data_dir: str | os.PathLike, manifest: Manifest, dataset: str, options: Options
+) -> None:
+    """Refuses records of another dataset, or drawn or prepared with other options.
+
+    Args:
+        data_dir: folder of the records.
+        manifest: theirs.
+        dataset: the one of `DATASETS` that is asked for.
+        options: those that are asked for.
+
+    Raises:
+        DatasetError: says what the folder holds, and what was asked for.
+    """
+    there = manifest["options"]
+    other = {name: value for name, value in options.items() if there.get(name) != value}
+    held, asked = manifest["dataset"], dataset
+    if held.startswith(dataset):  # tiny-imagenet-200 is one of tiny-imagenet's
+        if not other:
+            return
+        held += " with " + ", ".join(f"{name}={there.get(name)}" for name in other)
+        asked = ", ".join(f"{name}={value}" for name, value in other.items())
+    raise DatasetError(f"{data_dir} holds {held}, not {asked}; choose another folder.")
 
 
 def damaged_shards(data_dir: str | os.PathLike, manifest: Manifest) -> list[str]:

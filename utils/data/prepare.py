@@ -21,9 +21,9 @@ from utils.data.manifest import (
     PREPARED_WITH,
     Manifest,
     Options,
+    check_dataset,
     counts_in_words,
     damaged_shards,
-    dataset_of,
     load_manifest,
 )
 from utils.data.write_records import describe_layout, write_records
@@ -109,7 +109,7 @@ def _prepare(
     usual = OPTIONS.get(dataset, {})
     found = _find_manifest(Path(data_dir))
     if found:
-        _check_dataset(data_dir, found, dataset, options)
+        check_dataset(data_dir, found, dataset, options)
     if dataset == "imagenet":
         return _index(archive, Path(data_dir), found, {**usual, **options})
     if found and _is_finished(data_dir, found, shards):
@@ -180,21 +180,6 @@ def _find_manifest(output_dir: Path) -> Manifest | None:
             f"{output_dir} exists and holds no {MANIFEST}; choose a new or empty output_dir."
         )
     return None
-
-
-def _check_dataset(
-    data_dir: str | os.PathLike, found: Manifest, dataset: str, options: Options
-) -> None:
-    """Refuses records of another dataset, or drawn or prepared with other options."""
-    there = found["options"]
-    other = {name: value for name, value in options.items() if there.get(name) != value}
-    held, asked = found["dataset"], dataset
-    if dataset_of(found) == dataset:
-        if not other:
-            return
-        held += " with " + ", ".join(f"{name}={there.get(name)}" for name in other)
-        asked = ", ".join(f"{name}={value}" for name, value in other.items())
-    raise DatasetError(f"{data_dir} holds {held}, not {asked}; choose another folder.")
 
 
 def _check_unchanged(

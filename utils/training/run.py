@@ -13,7 +13,7 @@ import keras
 
 from utils import environment
 from utils.accelerator import Feeder
-from utils.data.manifest import Manifest, dataset_of, load_manifest, manifest_sha256
+from utils.data.manifest import Manifest, check_dataset, load_manifest, manifest_sha256
 from utils.data.pipeline import evaluation_batches, training_batches
 from utils.data.plan import Source
 from utils.devices import Devices, find_devices
@@ -202,18 +202,9 @@ def _next_stop(config: ResolvedConfig, model: keras.Model, state: TrainState) ->
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:
     manifest = load_manifest(config.data_dir)
-    if dataset_of(manifest) != config.dataset:
-        raise TrainingError(
-            f"{config.data_dir} holds {manifest['dataset']}, not {config.dataset}. "
-            "Choose another data_dir."
-        )
-    for name in config.data_options:
-        asked, there = getattr(config, name), manifest["options"].get(name)
-        if asked not in (None, there):
-            raise TrainingError(
-                f"{config.data_dir} was prepared with {name}={there}, not {asked}. "
-                "Choose another data_dir."
-            )
+    given = {name: getattr(config, name) for name in config.data_options}
+    asked = {name: value for name, value in given.items() if value is not None}
+    check_dataset(config.data_dir, manifest, config.dataset, asked)
     return manifest
 
 
