@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from utils.experiments import benchmark_tasks
 from utils.experiments.benchmark import best_of, measure
 
 
@@ -22,3 +24,19 @@ def test_the_best_of_equal_settings_counts():
     )
     failed = {"preset": "complex", "xla": False, "error": "killed"}
     assert best_of([slow, other, fast, failed], ["preset", "xla"]) == [fast, other, failed]
+
+
+def test_rates_by_a_clock_of_ours(monkeypatch):
+    now, left = [0.0], [9.0, 2.0, 1.0, 4.0, 2.0]
+
+    def work():
+        now[0] += left.pop(0)
+
+    monkeypatch.setattr(benchmark_tasks.time, "perf_counter", lambda: now[0])
+    assert benchmark_tasks._rate(work, 10, 64) == 640  # by the fastest, after a first one
+
+
+def test_a_matrix_product_by_a_clock_of_ours(monkeypatch):
+    clock = iter(np.arange(12.0) ** 2)  # the first one takes a second
+    monkeypatch.setattr(benchmark_tasks.time, "perf_counter", lambda: next(clock))
+    assert benchmark_tasks.matrix_product(size=100)["gflops"] == pytest.approx(2e6 / 1e9)

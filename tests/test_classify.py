@@ -170,6 +170,13 @@ def test_a_huge_image_is_refused_before_it_is_unpacked(tmp_path, side):
         read_image(path)
 
 
+def test_hidden_and_empty_files(model, tmp_path):
+    for name in (".DS_Store", "a.png"):
+        (tmp_path / name).touch()
+    (row,) = classify(model, WORDS, tmp_path).to_dict("records")
+    assert (row["file"], row["words"]) == ("a.png", f"{tmp_path}/a.png is an empty file.")
+
+
 @pytest.mark.parametrize("missing", ["no such file", "cut off", "nothing in the folder"])
 def test_what_cannot_be_read(model, tmp_path, missing):
     path, says = tmp_path / "a.png", "a.png cannot be read: .*No such file"
@@ -193,6 +200,7 @@ def test_kept_networks_by_name():
     network, words = load_classifier("simple-tuned-20ep-seed0")
     assert network.output_shape == (None, 200)
     assert len(words) == 200
+    assert {type(word) for word in words} == {str}
 
 
 def save(path, pixels):

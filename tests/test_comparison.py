@@ -116,3 +116,21 @@ def test_baselines_are_kept(tmp_path):
     assert kept["localization"] == {"whole": {"iou": 0.4, "half": 0.3}}
     assert kept["segmentation"] == {"iou": 0.1, "accuracy": 0.9}
     assert kept["command"].endswith("-p update_tables True")
+
+
+def numpy_iou(box, boxes):
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    inside = np.prod(np.maximum(high - low, 0), axis=1)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return inside / (area + np.prod(box[2:] - box[:2]) - inside)
+
+
+def test_fixed_boxes_by_hand(shapes):
+    manifest = load_manifest(shapes)
+    rows = comparison.fixed_box_baselines(shapes, manifest)
+    boxes = pipeline.target_boxes(shapes, manifest)
+    iou = numpy_iou(pipeline.target_boxes(shapes, manifest, "train").mean(axis=0), boxes)
+    assert rows.loc["mean box of the training set", "half"] == (iou >= 0.5).mean() > 0
+    assert (iou >= 0.5).mean() != (iou >= 0.75).mean()
+    central = numpy_iou(np.array([0.25, 0.25, 0.75, 0.75]), boxes)
+    assert rows.loc["central box", "iou"] == pytest.approx(central.mean(), rel=1e-5)

@@ -1,5 +1,6 @@
 """A trained network in other formats computes what it computes in Keras."""
 
+import dataclasses
 import sys
 
 import keras
@@ -100,7 +101,9 @@ def test_torch_weights_come_back_exactly(model, images, tmp_path, monkeypatch):
 def test_networks_that_the_authors_do_not_have(tmp_path):
     pytest.importorskip("torch")
     network = build_model(runs.SMALL, num_classes=3, stem="half")
-    with pytest.raises(ValueError, match="a stem of stride 4 and relu alone. Received: stride 2"):
+    with pytest.raises(
+        ValueError, match="a stem of stride 4, relu and max-pools 2x2 alone. Received: stride 2"
+    ):
         formats.export_model(network, "torch", tmp_path / "a.pth.tar")
     assert [*tmp_path.iterdir()] == []
 
@@ -159,3 +162,11 @@ def test_what_was_measured_on_the_validation_images():
             else:
                 assert (row["images"], row["differing"]) == (500, 0)
                 assert row["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("pool", ["average_pool", "max_pool_3x3", "convolution"])
+def test_down_sampling_that_the_authors_do_not_have(tmp_path, pool):
+    pytest.importorskip("torch")
+    network = build_model(dataclasses.replace(runs.WHOLE, down_sampling=pool), num_classes=3)
+    with pytest.raises(ValueError, match=r"The authors' code has FishNets .*tail_1"):
+        formats.export_model(network, "torch", tmp_path / "a.pth.tar")

@@ -378,3 +378,11 @@ def test_a_point_of_a_study_is_named_beside_those_of_others():
     both = pd.DataFrame([size, {"changed": "relu"}])
     labels = both.apply(experiment_charts.point_label, axis=1)
     assert labels.tolist() == ["1/8 of the paper's width, blocks per stage: 2", "ReLU"]
+
+
+def test_error_bars_are_of_the_accuracy():
+    rows = {"recipe": "tuned", "epochs": 30, "changes": (), "validation top-1": 0.5, "error": 0.02}
+    rows |= {"preset": "simple", "training top-1": 0.6, "parameters": 654_200}
+    (axes,) = charts.plot_size(pd.DataFrame([rows]), COURSE_REPORT, LITERATURE).axes
+    (bar,) = axes.containers[0].lines[2]
+    np.testing.assert_allclose(bar.get_segments()[0], [[654_200, 0.48], [654_200, 0.52]])

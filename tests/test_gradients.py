@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from utils.analysis.gradients import (
     GROUPS,
@@ -119,3 +120,20 @@ def test_kept_images_are_the_drawn_ones_with_their_labels():
     images, labels = kept_images(predictions)
     assert images.shape == (48, 64, 64, 3)
     np.testing.assert_array_equal(labels, predictions["labels"][predictions["sample"][:48]])
+
+
+def test_a_part_of_several_kernels():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv1_a")(inputs)
+    x = keras.layers.Conv2D(4, 3, name="conv1_b")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="logits")(x))
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    labels = np.arange(4)
+    kernels = [model.get_layer(f"conv1_{name}").kernel.value for name in "ab"]
+    with tf.GradientTape() as tape:
+        loss = keras.losses.sparse_categorical_crossentropy(labels, model(images), from_logits=True)
+        loss = tf.reduce_mean(loss)
+    slopes = tape.gradient(loss, kernels)
+    over, under = (np.sqrt(sum(np.square(x).sum() for x in xs)) for xs in (slopes, kernels))
+    assert gradient_norms(model, images, labels)["conv1"] == pytest.approx(over / under, rel=1e-4)

@@ -386,3 +386,36 @@ def test_the_speed_of_reading_is_measured(folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["speed", *arguments])
     speed.main()
     assert int(re.fullmatch(r"(\d+) images/s on \d+ cores\n", capsys.readouterr().out)[1]) > 0
+
+
+def test_each_image_of_a_batch_has_its_own_crop_and_flip(data_dir):
+    manifest = load_manifest(data_dir)
+    batches = training_batches(Source(data_dir, manifest, batch_size=8, augment=True), epochs=1)
+    reader = records.RecordFiles(data_dir, manifest, "train")
+    images, step = batches[0][0], batches.plan[0]
+    assert 0 < step.flipped.sum() < 8
+    planned = zip(images, step.rows, step.crops.T, step.flipped, strict=True)
+    for image, row, numbers, flipped in planned:
+        own = crops.augmented(crops.decode(reader.jpeg(row)[0]), numbers, drawn.SIZE)
+        np.testing.assert_array_equal(image, own[:, ::-1] if flipped else own)
+
+
+@pytest.mark.parametrize(
+    ("normal", "shift"),
+    [
+        ([0, 10, 0], 4.794 * np.array([0.7192, -0.0045, -0.6948])),
+        ([0, 0, 40], 4.59 * np.array([0.4009, -0.8140, 0.4203])),
+    ],
+)
+def test_lighting_on_the_other_axes(normal, shift):
+    image = np.full((20, 20, 3), 100, np.uint8)
+    shifted = crops.augmented(image, np.append(np.full(40, 0.5), normal), 8)
+    np.testing.assert_allclose(shifted[0, 0], 100 + shift, atol=0.51)
+
+
+def test_crops_by_hand():
+    # 54 % of the area, a square; as far from the corner as it can be, and in it.
+    assert crops.crop_box(100, 100, np.array([[0.5, 0.5, 0.999, 0.999]])) == (27, 27, 73, 73)
+    assert crops.crop_box(100, 100, np.array([[0.5, 0.5, 0, 0]]))[2:] == (73, 73)
+    nothing_fits = np.tile([0.999, 0.999, 0, 0], (10, 1))
+    assert crops.crop_box(10, 100, nothing_fits) == (0, 43, 10, 13)

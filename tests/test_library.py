@@ -58,15 +58,27 @@ def test_masks_keep_their_background():
 
 def test_errors_name_what_there_is(tmp_path):
     with pytest.raises(
-        ValueError, match=r"kept weights: complex-stem-half-100ep-seed0, .*Received: 'simpel'"
+        ValueError,
+        match=r"kept weights: complex-stem-half-100ep-seed0, .*'simpel', without",
     ):
         load_weights("simpel")
     with pytest.raises(ValueError, match="kept weights: none; or the path of a .keras file"):
         load_weights("simple", weights_dir=tmp_path)
     with pytest.raises(ValueError, match="multiple of the total stride of simple, 32.*: 100"):
         load_weights("simple-tuned-20ep-seed0", image_size=100)
-    with pytest.raises(ValueError, match="num_classes must be at least 1. Received: 0"):
+    with pytest.raises(
+        ValueError, match="num_classes must be a whole number of at least 1. Rec.* 0"
+    ):
         load_weights("simple-tuned-20ep-seed0", num_classes=0)
+    with pytest.raises(ValueError, match=r"image_size must be a whole .* Received: \(96, 96\)"):
+        load_weights("simple-tuned-20ep-seed0", image_size=(96, 96))
+    with pytest.raises(ValueError, match=f"a complete run's folder. .*without {tmp_path}/model"):
+        load_weights(tmp_path)
+
+
+def test_the_folder_of_a_run(trained, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    assert load_weights(tmp_path).count_params() == trained.count_params()
 
 
 def test_a_network_with_a_box_for_images_of_another_size():

@@ -13,7 +13,7 @@ from utils.models.build import (
     resize,
     start_from,
 )
-from utils.models.presets import PRESETS, BaselineConfig
+from utils.models.presets import PRESETS, BaselineConfig, get_preset
 
 pytestmark = pytest.mark.tracing
 
@@ -256,3 +256,18 @@ def test_macs_by_hand():
     )
     grouped, normalization, depthwise = 16 * 9 * 3 * 10, 16 * 10, 16 * 9 * 10
     assert count_macs(model) == grouped + normalization + depthwise + 10 * 4 + 4 * 3
+
+
+@pytest.mark.parametrize("preset", ["simple", "residual", "resnext50", "unet"])
+def test_batch_normalization_is_pytorch_s(preset):
+    kind = keras.layers.BatchNormalization
+    norms = [layer for layer in build_model(preset).layers if isinstance(layer, kind)]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.9, 1e-5)}
+
+
+@pytest.mark.parametrize("preset", ["resnext50", "resnet50"])
+def test_dropout_of_baselines(preset):
+    model = build_model(get_preset(preset, dropout=0.25))
+    rates = {layer.name: layer.rate for layer in model.layers if hasattr(layer, "rate")}
+    assert rates["dropout"] == 0.25
+    assert model.get_layer("logits").input is model.get_layer("dropout").output

@@ -83,6 +83,10 @@ class TestNotebook:
         places = {n.targets[0].id for n in parsed(tagged).body}
         assert {place for place in places if names.fullmatch(place)} <= mounted
 
+    def test_what_papermill_passes_is_checked_first(self, path):
+        first = next(c for c in cells(path) if "mount_drive(" in c.source)
+        assert "\ncheck_parameters(globals())\nenvironment.mount_drive(" in first.source
+
     def test_last_cell_asserts(self, path):
         assert any(isinstance(n, ast.Assert) for n in ast.walk(parsed(cells(path)[-1])))
 

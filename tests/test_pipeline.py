@@ -282,3 +282,9 @@ def test_one_shard_gives_the_same_images(source, tmp_path):
     ]
     assert held[0] != held[1]
     assert sorted(held[0]) == sorted(held[1])
+
+
+def test_images_of_a_fraction_without_the_holdout(shapes):
+    manifest = load_manifest(shapes)  # 288 images, 144 of them held out
+    assert training_size(manifest, "holdout", 0.5) == 72
+    assert training_size(manifest, "holdout", 1 / 3) == 48

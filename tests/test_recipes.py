@@ -13,6 +13,7 @@ from utils.training.optimizers import (
     estimate_batch_norm,
     learning_rate,
     make_optimizer,
+    orthogonalized,
 )
 from utils.training.recipes import OPTIMIZERS, RECIPES, family_of, get_recipe
 
@@ -324,3 +325,59 @@ def test_batch_norm_statistics_are_the_means_of_those_of_batches():
 def test_the_name_of_a_recipe_without_its_version():
     names = ["tuned", "tuned-v1", "paper-vit", "a-v2-b-v10"]
     assert [family_of(name) for name in names] == ["tuned", "tuned", "paper-vit", "a-v2-b"]
+
+
+def test_settings_of_the_tuned_optimizers():
+    usual = {"momentum": 0.9, "nesterov": True}
+    config = make_optimizer(RECIPES["tuned-v1"], steps=9, batch_size=256).get_config()
+    assert {name: config[name] for name in usual} == usual
+    usual |= {"muon_momentum": 0.95, "sgd_rate": 25.0, "weight_decay": 0.125}
+    config = make_optimizer(RECIPES["tuned"], steps=9, batch_size=256).get_config()
+    assert {name: config[name] for name in usual} == usual
+
+
+def test_the_momentum_of_the_average_is_the_recipe_s():
+    averaged = make_optimizer(get_recipe("tuned", ema=0.998), steps=9, batch_size=256)
+    assert (averaged.use_ema, averaged.ema_momentum) == (True, 0.998)
+    assert not make_optimizer(RECIPES["tuned"], steps=9, batch_size=256).use_ema
+
+
+def test_five_steps_of_newton_and_schulz():
+    values = np.array([1, 0.3, 0.01, 0.002])
+    found = np.array(orthogonalized(np.diag(values).astype("float32")))
+    expected = values / np.linalg.norm(values)
+    for _ in range(5):
+        expected = 3.4445 * expected - 4.775 * expected**3 + 2.0315 * expected**5
+    np.testing.assert_allclose(found, np.diag(expected), atol=1e-4)
+    assert 0.65 < expected.min() < expected.max() < 1.25
+
+
+def test_muon_has_no_l2_on_convolutions():
+    first = np.random.default_rng(0).normal(size=(2, 3, 3, 2, 8)).astype("float32")
+    after = []
+    for l2 in (0.0, 0.5):
+        layer = keras.layers.Conv2D(8, 3, use_bias=False)
+        layer.build((None, 8, 8, 2))
+        layer.kernel.assign(first[0])
+        gradient = keras.ops.convert_to_tensor(first[1])
+        Muon(0.1, l2=l2).apply_gradients([(gradient, layer.kernel)])
+        after.append(np.array(layer.kernel))
+    np.testing.assert_array_equal(*after)
+
+
+def test_adamw_does_not_decay_batch_normalization():
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 3))
+    norm.beta.assign([2.0] * 3)
+    recipe = get_recipe("tuned", optimizer="adamw", learning_rate=0.1, warmup=0.0, l2=0.0)
+    optimizer = make_optimizer(recipe, steps=10, batch_size=256)
+    optimizer.apply_gradients([(keras.ops.zeros_like(v), v) for v in (norm.gamma, norm.beta)])
+    np.testing.assert_array_equal(norm.gamma, [1.0] * 3)
+    np.testing.assert_array_equal(norm.beta, [2.0] * 3)
+
+
+def test_batch_normalization_is_estimated_from_twenty_batches():
+    inputs = keras.Input((1, 1, 1))
+    model = keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(inputs))
+    estimate_batch_norm(model, [(np.full((2, 1, 1, 1), i, "float32"), None) for i in range(30)])
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, [9.5], rtol=1e-5)  # 0 ... 19

@@ -90,7 +90,7 @@ def test_a_result_of_another_run_is_refused_with_both_named(make_run, tmp_path, 
     config = make_run(status=status)
     before = config.result_file.read_bytes()
     other = dataclasses.replace(config, run_dir=str(tmp_path / "second/run"), seed=1)
-    named = r"run.json is the result of another run than .*second/run \(.*seed: 0 there, 1 now\)\."
+    named = r"is the result of another run, not .* in .*second/run \(.*seed: 0 there, 1 now\)\."
     with pytest.raises(
         TrainingError, match=named + r" Use another run_dir, .* another results_dir"
     ):
@@ -346,3 +346,29 @@ def test_a_run_says_when_no_commit_holds_its_code(commit, monkeypatch, capsys):
     assert result["env"] == {"git_commit": commit}
     said = "The project has uncommitted changes: no commit will make this result again.\n"
     assert capsys.readouterr().out == (said if commit and "dirty" in commit else "")
+
+
+CONFUSED = {
+    "labels": np.array([0, 0, 0, 0, 1, 1, 2, 2]),
+    "classes": np.array([1, 1, 1, 1, 0, 2, 2, 1])[:, None],
+    "words": np.array(["cat", "dog", "fox"]),
+    "probabilities": np.array([0.3, 0.9, 0.5, 0.7, 0.4, 0.4, 0.4, 0.8])[:, None],
+}
+
+
+def test_confusions_by_hand():
+    assert confused_images(CONFUSED) == [[1, 3, 2, 4], [5, 7]]
+    rows = confused_pairs(CONFUSED).values.tolist()
+    assert sorted(rows) == [["cat", "dog", 4, 1, 5], ["dog", "fox", 1, 1, 2]]
+
+
+def test_seconds_are_those_of_the_fastest_seed():
+    def run(seed, seconds, **changes):
+        history = {name: [0.5] for name in results.history_names()} | {"seconds": [seconds]}
+        counts = {"counts": {"validation": 10_000}}
+        return make_result(run_id=f"a-seed{seed}", history=history, dataset=counts, **changes)
+
+    runs = [run(0, 30.0), run(1, 20.0, metrics_train={"top1": 0.7})]
+    (row,) = tables.summary(runs).to_dict("records")
+    assert row["s / epoch"] == 20
+    assert not row["clean"]  # one of the two is the mean of an epoch

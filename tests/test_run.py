@@ -14,13 +14,17 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from utils import environment
 from utils.data.archives import DatasetError
+from utils.data.manifest import load_manifest
+from utils.data.pipeline import evaluation_batches
 from utils.devices import Devices
 from utils.experiments.ablations import evaluate_with_batch_statistics
-from utils.models.build import build_model
+from utils.models.build import Resized, build_model
 from utils.models.presets import PRESETS
 from utils.training import recipes, run_folder
 from utils.training.config import RunConfig
 from utils.training.loop import callbacks
+from utils.training.loop.network import source_of
+from utils.training.optimizers import estimate_batch_norm
 from utils.training.predictions import load_predictions
 from utils.training.results import devices_of, is_reportable, read_result
 from utils.training.run import TrainingError, _callbacks_of, train
@@ -361,3 +365,37 @@ def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(make_config, mo
     again = train(config)
     assert "precision auto: mixed_bfloat16, as it was begun" in capsys.readouterr().out
     assert runs.learned(again) == runs.learned(result)
+
+
+def test_images_are_trained_at_the_sizes_of_the_phases(make_config, monkeypatch):
+    sizes, train_at = [], Resized.train_at
+    monkeypatch.setattr(
+        Resized, "train_at", lambda self, size: sizes.append(size) or train_at(self, size)
+    )
+    train(make_config(stem="half", image_sizes="32x1-48x1", epochs=2))
+    assert sizes == [32, 48]
+
+
+def test_the_plateau_is_the_recipe_s(make_config):
+    config = make_config(recipe="course", batch_size=256).resolve()
+    (plateau,) = _callbacks_of(config, TrainState({"val_loss": []}), Devices())
+    found = (plateau.patience, plateau.factor, plateau.initial_rate, plateau.monitor)
+    assert found == (3, 0.1, 1e-3, "val_cross_entropy")
+
+
+def test_the_average_sees_training_images_and_is_evaluated_on_the_split(make_config, monkeypatch):
+    config, seen = make_config(epochs=2, ema=0.5, optimizer="adam", learning_rate=1e-3), []
+
+    def noting(model, batches):
+        seen.append(batches[0][0])
+        estimate_batch_norm(model, batches)
+
+    monkeypatch.setattr("utils.training.loop.ending.estimate_batch_norm", noting)
+    result = train(config)
+    source = source_of(config.resolve(), load_manifest(config.data_dir))
+    np.testing.assert_array_equal(seen[0], evaluation_batches(source, on_train=True)[0][0])
+    model = keras.models.load_model(f"{config.run_dir}/model_ema.keras")
+    ((images, labels),) = evaluation_batches(source)
+    logits = model.predict_on_batch(images)
+    loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    assert result["metrics_ema"]["loss"] == pytest.approx(float(np.mean(loss)), rel=1e-3)

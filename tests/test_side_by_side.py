@@ -112,3 +112,15 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch, installed):
     (tmp_path / "models/fishnet.py").touch()
     found = side_by_side.missing(tmp_path)
     assert found == ("" if installed else "PyTorch is not installed")
+
+
+def test_a_window_by_a_clock_of_ours(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(side_by_side.time, "process_time", lambda: 2 * now[0])
+
+    def step():
+        now[0] += 0.5
+
+    found = side_by_side._measure(step, 4, 64)
+    assert found == {"images_per_second": 128.0, "images_per_cpu_second": 64.0}

@@ -122,7 +122,7 @@ def test_a_residual_network_of_the_size_of_simple():
 
 
 def test_other_networks_have_no_pyramid():
-    with pytest.raises(ValueError, match="resnet50 is not a FishNet"):
+    with pytest.raises(ValueError, match="needs a FishNet or unet. Received: preset='resnet50'"):
         build_model("resnet50", task="segmentation")
 
 
@@ -142,3 +142,41 @@ def test_a_classifier_is_a_start_for_other_tasks(tmp_path):
         pixels.get_layer("head_3_block1_conv2").kernel,
         classifier.get_layer("head_3_block1_conv2").kernel,
     )
+
+
+def test_top5_counts_five():
+    logits = np.tile(-np.arange(7, dtype="float32"), (7, 1))  # the classes in their order
+    (top5,) = (m for m in TASKS["classification"].metrics(7) if m.name == "top5")
+    top5.update_state(np.arange(7), logits)
+    assert float(top5.result()) == pytest.approx(5 / 7)
+
+
+def test_label_smoothing_reaches_boxes_and_masks():
+    logits = np.float32([[2, 0, -1]])
+    expected = cross_entropy(0.1)(np.array([0]), logits)
+    outputs = np.concatenate([logits, np.float32([[0, 0, 1, 1]])], axis=1)
+    loss = TASKS["localization"].loss(0.1)(np.float32([[0, 0, 0, 1, 1]]), outputs)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    masks, pixels = np.zeros((1, 2, 2), "uint8"), np.tile(logits, (1, 2, 2, 1))
+    np.testing.assert_allclose(TASKS["segmentation"].loss(0.1)(masks, pixels), expected, rtol=1e-5)
+
+
+def test_loss_and_metrics_of_segmentation_by_hand():
+    masks = np.array([[[0, 0], [1, 2]], [[2, 2], [2, 2]]])
+    logits = np.float32(5 * np.eye(3)[np.array([[[0, 0], [1, 1]], [[2, 0], [0, 0]]])])
+    right, wrong = np.log(np.exp(5) + 2) - 5, np.log(np.exp(5) + 2)
+    expected = [(3 * right + wrong) / 4, (right + 3 * wrong) / 4]
+    np.testing.assert_allclose(TASKS["segmentation"].loss(0.0)(masks, logits), expected, rtol=1e-4)
+    found = {}
+    for metric in TASKS["segmentation"].metrics(2):
+        metric.update_state(masks, logits)
+        found[metric.name] = float(metric.result())
+    assert found["pixel_accuracy"] == pytest.approx((3 / 4 + 1 / 4) / 2)
+    # Of background 2 of 5, of the first class 1 of 2, of the second 1 of 5.
+    assert found["mean_iou"] == pytest.approx((2 / 5 + 1 / 2 + 1 / 5) / 3)
+
+
+def test_an_iou_of_one_half_is_localized():
+    (metric,) = (m for m in TASKS["localization"].metrics(3) if m.name == "localized")
+    metric.update_state(np.float32([[0, 0, 0, 1, 1]]), np.float32([[5, 0, 0, 0, 0, 1, 0.5]]))
+    assert float(metric.result()) == 1

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.fields import check_choice
 from utils.progress import repeat_in_terminal
 
 # The public repository. Badges and bootstrap cells repeat it; a test holds them to this line.
@@ -72,6 +73,7 @@ def prepare() -> None:
         print(f"Missing or old: {', '.join(missing)}. Try: pip install -r requirements.txt")
     repeat_in_terminal()
     with _quiet_start():
+        check_backend()
         from utils.devices import join_processes
 
         join_processes()
@@ -83,6 +85,17 @@ def prepare() -> None:
     )
     if in_colab and not has_gpu():
         print(WITHOUT_GPU)
+
+
+def check_backend() -> None:
+    """Refuses Keras backends with which nothing here is trained.
+
+    Raises:
+        ValueError: KERAS_BACKEND is another one than TensorFlow's or JAX's.
+    """
+    import keras
+
+    check_choice("KERAS_BACKEND", keras.backend.backend(), ("tensorflow", "jax"))
 
 
 def need_tensorflow(what: str) -> None:

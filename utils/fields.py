@@ -1,5 +1,6 @@
-"""Checks the fields of a config against their annotations and ranges."""
+"""Checks the fields of a config and the parameters of a notebook against what they must be."""
 
+import ast
 import math
 import numbers
 import operator
@@ -96,3 +97,36 @@ def check_field(name: str, value: object, annotation: object, rule: Rule | None 
         if valid(read):
             return read
     raise ValueError(f"{name} must be {required}. Received: {value!r}")
+
+
+def check_parameters(notebook: dict[str, typing.Any]) -> None:
+    """Refuses what papermill passes and a notebook does not have; reads its flags and lists.
+
+    Without it, papermill only warns of such a name and goes on; it takes "false" for a text, which
+    counts as true, and has no lists.
+
+    Args:
+        notebook: `globals()` of the notebook; flags and lists are replaced by what they mean.
+
+    Raises:
+        ValueError: an unknown name (lists the valid ones); a flag that is neither true nor false.
+    """
+    cells = notebook["In"]
+    passed = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
+    if passed is None:  # whoever runs it has written the values themselves
+        return
+    defaults, given = (_assigned(cell) for cell in cells[passed - 1 : passed + 1])
+    for name, value in given.items():
+        check_choice("A parameter", name, defaults)
+        if isinstance(defaults[name], bool):
+            notebook[name] = check_field(name, value, bool)
+        elif isinstance(defaults[name], list):
+            is_list = isinstance(value, str) and value.startswith("[")
+            value = ast.literal_eval(value) if is_list else value
+            notebook[name] = value if isinstance(value, list) else [value]
+
+
+def _assigned(cell: str) -> dict[str, typing.Any]:
+    """The names that a cell of parameters assigns to, and their values."""
+    statements = [x for x in ast.parse(cell).body if isinstance(x, ast.Assign)]
+    return {ast.unparse(x.targets[0]): ast.literal_eval(x.value) for x in statements}

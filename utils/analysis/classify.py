@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from utils.data.archives import is_system_file
 from utils.data.pictures import ImageError, central_square, read_image
 from utils.files import load_model
 from utils.training.predictions import load_predictions
@@ -54,7 +55,7 @@ def load_classifier(
     if run_id not in valid:
         raise ValueError(
             "run_id must be a classification run with kept weights: "
-            f"{', '.join(valid) or 'none'}. Received: {run_id!r}"
+            f"{', '.join(valid) or 'none'}; or the path of a run's folder. Received: {run_id!r}"
         )
     weights = Path(weights_dir, f"{run_id}.keras")
     return load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
@@ -73,7 +74,7 @@ def _load_own(folder: Path) -> tuple[keras.Model, list[str]]:
 
 
 def _words(predictions: Path) -> list[str]:
-    return list(load_predictions(predictions)["words"])
+    return load_predictions(predictions)["words"].tolist()
 
 
 def resized_center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
@@ -101,7 +102,7 @@ def classify(
     Args:
         model: as `load_classifier` returns it.
         words: likewise.
-        path: an image file, or a folder (without its subfolders).
+        path: an image file, or a folder (without its subfolders and hidden files).
         top: how many classes.
 
     Returns:
@@ -113,7 +114,9 @@ def classify(
         ImageError: the file cannot be classified, or the folder is empty.
     """
     path = Path(path)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not is_system_file(p.name))
     if not files:
         raise ImageError(f"{path} holds no files.")
     size = model.input_shape[1]

@@ -1,5 +1,6 @@
 """Typesets the report from the result JSONs and the figures: `python -m utils.analysis.report`."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -213,5 +214,8 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m utils.analysis.report", description=__doc__
+    ).parse_args()
     build_report(output="report/report.pdf")
     print("report/report.pdf")

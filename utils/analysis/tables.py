@@ -1,5 +1,6 @@
 """The tables in README, docs and model card: `python -m utils.analysis.tables` writes them."""
 
+import argparse
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -378,6 +379,9 @@ def fill_in(text: str, section: str, content: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m utils.analysis.tables", description=__doc__
+    ).parse_args()
     for path, text in filled_in(load_results("report/results"), "report/results").items():
         path.write_text(text)
         print(path)

@@ -1,5 +1,6 @@
 """Reads any picture that Pillow knows, and makes a square of it."""
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,7 +48,9 @@ def read_image(
             f"{name} is too large: more than {MAX_PIXELS:,} pixels. Scale it down first."
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that Pillow can read.") from error
+        empty = isinstance(path, (str, os.PathLike)) and not os.path.getsize(path)
+        what = "an empty file" if empty else "not an image that Pillow can read"
+        raise ImageError(f"{name} is {what}.") from error
     except Exception as error:  # on damaged files Pillow's readers raise almost any kind
         raise ImageError(f"{name} cannot be read: {error or type(error).__name__}") from error
 

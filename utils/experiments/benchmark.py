@@ -162,7 +162,7 @@ def main() -> None:
         prog="python -m utils.experiments.benchmark",
         description="Measures an epoch of each run; keep the machine idle.",
     )
-    parser.add_argument("--results-dir", default="report/results")
+    parser.add_argument("--results-dir", default="report/results", help="(%(default)s)")
     parser.add_argument("--again", action="store_true", help="also where it is known")
     options = parser.parse_args()
     here = environment.describe()  # its commit is that before a result is changed

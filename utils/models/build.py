@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from utils.fields import check_choice
+from utils.fields import check_choice, check_field
 from utils.files import load_model
 from utils.models.baselines import build_application, build_resnext, build_unet
 from utils.models.blocks import Normalization, initializer
@@ -67,7 +67,13 @@ def build_model(
         ValueError: if the preset or the task is unknown or the options do not fit the preset.
     """
     check_choice("task", task, HEADS)
+    image_size = _at_least_1("image_size", image_size)
+    num_classes = _at_least_1("num_classes", num_classes)
     config = get_preset(preset) if isinstance(preset, str) else preset
+    if type(config) not in _BUILDERS:
+        raise ValueError(f"preset must be a preset's name or a config. Received: {preset!r}")
+    if task == "segmentation" and not isinstance(config, FishNetConfig | UNetConfig):
+        raise ValueError(f"task segmentation needs a FishNet or unet. Received: preset={preset!r}")
     classifier = _BUILDERS[type(config)](
         config,
         image_size=image_size,
@@ -77,6 +83,12 @@ def build_model(
         name=name or (preset if isinstance(preset, str) else None),
     )
     return HEADS[task](classifier, num_classes)
+
+
+def _at_least_1(name: str, value: Any) -> Any:
+    return check_field(
+        name, value, int, ("a whole number of at least 1", lambda number: number >= 1)
+    )
 
 
 def load_weights(
@@ -89,7 +101,7 @@ def load_weights(
     """Loads a trained network by the name of its run, for images of any size and any classes.
 
     Args:
-        name: of a run whose weights are kept, or the path of a `.keras` file.
+        name: of a run whose weights are kept, or the path of a `.keras` file or of a run's folder.
         image_size: height and width of the input, in pixels; None: as trained. At another size the
             layer for a box, whose input grows with it, is a new one, to be trained.
         num_classes: number of classes; with another one than trained for, the last layer is a new
@@ -104,17 +116,23 @@ def load_weights(
         ValueError: there is no such run (lists those that there are), or the size or the number of
             classes does not fit.
     """
-    path = Path(name) if str(name).endswith(".keras") else Path(weights_dir) / f"{name}.keras"
+    if Path(name).is_dir():
+        path = Path(name, "model.keras")
+    else:
+        path = Path(name) if str(name).endswith(".keras") else Path(weights_dir, f"{name}.keras")
     if not path.is_file():
         valid = sorted(file.stem for file in Path(weights_dir).glob("*.keras"))
         raise ValueError(
             f"name must be a run with kept weights: {', '.join(valid) or 'none'}; or the path of a "
-            f".keras file. Received: {str(name)!r}"
+            f".keras file or of a complete run's folder. Received: {str(name)!r}, without {path}"
         )
     trained = load_model(path, compile=False)
     size, classes = trained.input_shape[1], _classes(trained)
-    wanted = (size if image_size is None else image_size,
-              classes if num_classes is None else num_classes)  # fmt: skip
+    if image_size is None:
+        image_size = size
+    if num_classes is None:
+        num_classes = classes
+    wanted = _at_least_1("image_size", image_size), _at_least_1("num_classes", num_classes)
     if wanted == (size, classes):
         return trained
     model = _rebuilt(trained, *wanted)
@@ -139,14 +157,11 @@ def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.M
     joined = (layers.Add, layers.Concatenate, layers.MaxPooling2D)
     features = [x.output.shape for x in trained.layers if isinstance(x, joined)]
     stride = size // min(shape[1] for shape in features if len(shape) == 4)
-    if image_size < 1 or image_size % stride:
+    if image_size % stride:
         raise ValueError(
             f"image_size must be a multiple of the total stride of {trained.name}, {stride}. "
             f"Received: {image_size}"
         )
-
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1. Received: {num_classes}")
 
     def rebuilt(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()

@@ -165,7 +165,9 @@ def scaled_planes(width: float) -> tuple[int, ...]:
         ValueError: if the factor is not a positive multiple of 1/64.
     """
     if not isinstance(width, (int, float)) or width <= 0 or width * 64 != int(width * 64):
-        raise ValueError(f"width must be a positive multiple of 1/64. Received: {width!r}")
+        raise ValueError(
+            f"width must be a positive multiple of 1/64, such as 0.25. Received: {width!r}"
+        )
     return tuple(int(width * planes) for planes in _PAPER_PLANES)
 
 
@@ -274,6 +276,9 @@ def get_preset(
     """
     if name not in PRESETS:
         raise ValueError(f"Unknown preset. Valid names: {', '.join(PRESETS)}. Received: {name!r}")
+    for field, value in (("width", width), ("blocks", blocks)):
+        if value is not None and not isinstance(PRESETS[name], FishNetConfig):
+            raise ValueError(f"{field} can be changed in a FishNet only. Received: preset={name!r}")
     if width is not None:
         changes["network_planes"] = scaled_planes(width)
     if blocks is not None:

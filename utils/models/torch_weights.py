@@ -263,12 +263,21 @@ def _check_theirs(model: keras.Model) -> None:
     torch_state_dict(model)
     stride = model.input_shape[1] // model.get_layer("stem").output.shape[1]
     activations = [x for x in model.layers if isinstance(x, keras.layers.Activation)]
-    others = {x.get_config()["activation"] for x in activations} - {"relu", "sigmoid"}
+    others = sorted({x.get_config()["activation"] for x in activations} - {"relu", "sigmoid"})
+    others += [x.name for x in model.layers if _down_samples(x) and not x.name.startswith("stem")]
     if stride != 4 or others:
         raise ValueError(
-            "The authors' code has FishNets with a stem of stride 4 and relu alone. Received: "
-            f"stride {stride}{''.join(f', {name}' for name in sorted(others))}"
+            "The authors' code has FishNets with a stem of stride 4, relu and max-pools 2x2 alone. "
+            f"Received: {', '.join([f'stride {stride}', *others])}"
         )
+
+
+def _down_samples(layer: keras.Layer) -> bool:
+    """Whether a layer halves the resolution in another way than the authors'."""
+    pools = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
+    if isinstance(layer, pools):
+        return not isinstance(layer, pools[1]) or layer.pool_size != (2, 2)
+    return isinstance(layer, keras.layers.Conv2D) and layer.strides != (1, 1)
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -309,10 +318,13 @@ def _to_torch(variable: keras.Variable) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        description="Converts a PyTorch checkpoint of the authors to .keras."
+        prog="python -m utils.models.torch_weights",
+        description="Converts a PyTorch checkpoint of the authors, or an exported one, to .keras.",
     )
-    parser.add_argument("checkpoint", help="the authors' .pth.tar file")
-    parser.add_argument("preset", help="fishnet99, fishnet150 or fishnet201")
+    parser.add_argument(
+        "checkpoint", help="a .pth.tar file of the authors, or a .pth file of utils.export"
+    )
+    parser.add_argument("preset", help="its network: a FishNet preset, such as fishnet99")
     parser.add_argument("output", help="the .keras file to write")
     arguments = parser.parse_args()
     try:

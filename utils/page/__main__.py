@@ -6,7 +6,7 @@ from utils.environment import need_tensorflow
 from utils.page.layout import build_page, launch_page
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m utils.page", description=__doc__)
     parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
     parser.add_argument("--share", action="store_true", help="with a public link of Gradio's")
     parser.add_argument("--browser", action="store_true", help="open it in the browser as well")

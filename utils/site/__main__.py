@@ -1,5 +1,6 @@
 """Writes the static page from the results: `python -m utils.site`."""
 
+import argparse
 from pathlib import Path
 
 from utils.files import replacing
@@ -7,6 +8,7 @@ from utils.site.build import render
 from utils.site.contents import site_contents
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m utils.site", description=__doc__).parse_args()
     page = Path("report/site/index.html")
     with replacing(page) as file:
         file.write(render(site_contents()).encode())

@@ -189,16 +189,18 @@ def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> di
     found = read_result(path)
     complete = found["status"] == "complete"
     run_dir = config.resolve().run_dir
-    remedy = (
-        "Use another run_dir, whose last part names the result, another results_dir, or move that "
-        "file away."
-    )
+    remedy = "Use another run_dir, whose last part names the result"
+    if Path(run_dir, "config.json").exists():  # which refuses other parameters as well
+        remedy += ", or the same parameters."
+    else:
+        remedy += ", another results_dir, or move that file away."
     if not found.get("config") or (complete and not found["history"]):
         raise TrainingError(f"{path} is not the result of a training. {remedy}")
     dataset = {"manifest_sha256": found.get("dataset", {}).get("manifest_sha256")}
     if differences := config.differences(found["config"] | dataset, manifest_sha256):
         raise TrainingError(
-            f"{path} is the result of another run than {run_dir} ({in_words(differences)}). "
+            f"{path} is the result of another run, not of the one that is asked for in {run_dir} "
+            f"({in_words(differences)}). "
             f"{more_epochs(run_dir, differences) or remedy}"
         )
     return found if complete else None

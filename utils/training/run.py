@@ -69,9 +69,11 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
     Raises:
         TrainingError: `run_dir` holds another run, is in use or cannot be written; the disk is
             full; the loss is no longer finite; or a signal has ended the run.
+        ValueError: KERAS_BACKEND is neither tensorflow nor jax.
         utils.data.archives.DatasetError: the records are missing, damaged or of another dataset.
         utils.training.run_folder.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
+    environment.check_backend()
     config = config.resolve()
     manifest = _read_manifest(config)
     sha256 = manifest_sha256(manifest)

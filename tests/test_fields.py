@@ -1,0 +1,49 @@
+"""What papermill passes to a notebook."""
+
+import pytest
+
+from utils.fields import check_parameters
+
+DEFAULTS = 'epochs = None\nmeasure = False\nseeds = [0, 1, 2]\npreset = "simple"\n'
+
+
+def passed(cell):
+    notebook = {"In": ["", "import os", DEFAULTS, f"# Parameters\n{cell}", "check_parameters()"]}
+    exec(f"{DEFAULTS}{cell}", notebook)
+    check_parameters(notebook)
+    return notebook
+
+
+def test_a_name_that_a_notebook_does_not_have_is_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"A parameter must be one of epochs, measure, seeds, preset\. Received: 'epoch'",
+    ):
+        passed("epochs = 2\nepoch = 1")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [('"false"', False), ('"True"', True), ("0", False), ("True", True)]
+)
+def test_flags_mean_what_they_say(given, read):
+    assert passed(f"measure = {given}")["measure"] is read
+
+
+def test_a_flag_that_is_neither_is_refused():
+    with pytest.raises(ValueError, match="measure must be true or false. Received: 'no'"):
+        passed('measure = "no"')
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("3", [3]), ('"a"', ["a"]), ('"[0.5, 1]"', [0.5, 1]), ("[1, 2]", [1, 2])],
+)
+def test_lists(given, read):
+    assert passed(f"seeds = {given}")["seeds"] == read
+
+
+def test_without_papermill_nothing_is_changed():
+    notebook = {"In": ["", DEFAULTS, 'measure = "no"\nepoch = 1'], "measure": "no"}
+    before = dict(notebook)
+    check_parameters(notebook)
+    assert notebook == before
