@@ -85,7 +85,7 @@ def longer(project, old, new, epochs=30, **changes):
 
 def test_the_text_holds_when_results_are_added(project):
     pages = len(build_report(project, format="png", ppi=10))
-    course, tuned = "simple-course-10ep-seed0", "complex-tuned-12ep-seed0"
+    course, tuned = "simple-course-10ep-seed0", "complex-tuned-v2-30ep-activation-silu-seed0"
     longer(project, course, "simple-course-30ep-seed0")
     longer(project, course, "simple-course-30ep-bn-momentum-0.99-seed0")
     longer(project, tuned, "complex-tuned-30ep-stem-half-seed0")

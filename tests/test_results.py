@@ -274,6 +274,8 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
     in_order = run("simple-classes", 0.1, config={"record_order": "classes"})
     assert sorted(tables.summary([*runs, half, in_order])["n"]) == [1, 1, 1, 1, 2]  # no seeds
     np.testing.assert_allclose(rows["error"], [0.24**0.5 / 100, 0.02 * 2**0.5, 0.4 / 100])
+    equal = [run(f"simple-tuned-2ep-seed{seed}", 0.5, **clean) for seed in (0, 1)]
+    assert tables.summary(equal)["error"].tolist() == [0.5 / 100]  # they may agree by chance
     lines = tables.markdown_results(runs).splitlines()
     assert lines[:2] == ["Recipe `tuned-v1`:", ""]
     assert lines[5] == (

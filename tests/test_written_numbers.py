@@ -60,7 +60,8 @@ def accuracies():
     yield (
         "notebooks/04_analysis.ipynb",
         f"`simple` reaches {reached['simple']} ({COUNTS[tuned['simple']['n']]}), `medium` "
-        f"{reached['medium']} and `complex` {reached['complex']}; with `course`, `simple` as it is "
+        f"{reached['medium']} and `complex` {reached['complex']} "
+        f"({COUNTS[tuned['complex']['n']]}); with `course`, `simple` as it is "
         f"reaches {found['simple', 'course', 30]['validation top-1']:.1%} and `medium` "
         f"{found['medium', 'course', 30]['validation top-1']:.1%}.",
     )
@@ -84,24 +85,28 @@ def beside_complex(preset):
 def residual_networks():
     plain, fishnet, difference, error = beside_complex("residual_parameters")
     apart = f"{difference:.1f} ± {error:.1f} points"
-    yield "README.md", f"{apart} ahead of a FishNet after 30 epochs (one run each)"
+    yield (
+        "README.md",
+        f"{apart} ahead of a FishNet after 30 epochs (one run, {COUNTS[fishnet['n']]} of the "
+        "FishNet)",
+    )
     yield (
         "notebooks/04_analysis.ipynb",
         f"{plain['MACs'] / fishnet['MACs']:.1f} times its multiply-accumulates, reaches "
         f"{plain['validation top-1']:.1%} after 30 epochs with `tuned` and SiLU: {apart} ahead of "
-        "`complex` (one run each).",
+        f"`complex` (one run, {COUNTS[fishnet['n']]} of `complex`).",
     )
     plain, fishnet, difference, error = beside_complex("residual_macs")
     yield (
         "README.md",
         f"{plain['parameters'] / fishnet['parameters']:.0%} of its parameters is not measurably "
-        f"different ({difference:+.1f} ± {error:.1f}, one run each)",
+        f"different ({difference:+.1f} ± {error:.1f}, likewise)",
     )
     yield (
         "notebooks/04_analysis.ipynb",
         f"{plain['parameters'] / fishnet['parameters']:.0%} of its parameters, reaches "
         f"{plain['validation top-1']:.1%}: not measurably different from `complex` "
-        f"({difference:+.1f} ± {error:.1f} points, one run each).",
+        f"({difference:+.1f} ± {error:.1f} points, likewise).",
     )
 
 

@@ -124,8 +124,8 @@ def summary(results: Results) -> pd.DataFrame:
         s / epoch (of the fastest run), device, clean (whether the next column is evaluated, or is
         the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
-        validation top-1: the standard deviation over the seeds, of a single run the binomial
-        standard error of its images).
+        validation top-1: the binomial standard error of its images or, where larger, the standard
+        deviation over the seeds).
     """
     table = results_table(results)
     table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
@@ -146,7 +146,7 @@ def summary(results: Results) -> pd.DataFrame:
     binomial = (
         rows["validation top-1"] * (1 - rows["validation top-1"]) / rows.pop("images")
     ) ** 0.5
-    rows["error"] = np.where(rows["run"] > 1, deviation, binomial)
+    rows["error"] = np.fmax(deviation, binomial)  # of a single run there is no deviation
     rows = rows.rename(columns={"run": "n"}).sort_values(
         ["recipe", "epochs", "validation top-1"],
         key=lambda column: column == "course" if column.name == "recipe" else -column,
