@@ -357,7 +357,7 @@ def test_a_complete_run_is_left_and_another_of_its_name_is_refused(make_config, 
     first = make_config("a/run", **shared)
     result = train(first)
     before = first.result_file.read_bytes()
-    with pytest.raises(TrainingError, match="another run than .*b/run .*seed: 0 there, 1 now"):
+    with pytest.raises(TrainingError, match="another run, not .*b/run .*seed: 0 there, 1 now"):
         train(make_config("b/run", seed=1, **shared))
     shutil.rmtree(first.run_dir)
     capsys.readouterr()
