@@ -90,7 +90,7 @@ def test_a_result_of_another_run_is_refused_with_both_named(make_run, tmp_path, 
     config = make_run(status=status)
     before = config.result_file.read_bytes()
     other = dataclasses.replace(config, run_dir=str(tmp_path / "second/run"), seed=1)
-    named = r"is the result of another run, not .* in .*second/run \(.*seed: 0 there, 1 now\)\."
+    named = r"run.json is the result of another run, not .*second/run \(.*seed: 0 there, 1 now\)\."
     with pytest.raises(
         TrainingError, match=named + r" Use another run_dir, .* another results_dir"
     ):

@@ -21,6 +21,7 @@ from utils.models.presets import (
     FishNetConfig,
     ResNeXtConfig,
     UNetConfig,
+    check_segments,
     get_preset,
 )
 
@@ -72,8 +73,8 @@ def build_model(
     config = get_preset(preset) if isinstance(preset, str) else preset
     if type(config) not in _BUILDERS:
         raise ValueError(f"preset must be a preset's name or a config. Received: {preset!r}")
-    if task == "segmentation" and not isinstance(config, FishNetConfig | UNetConfig):
-        raise ValueError(f"task segmentation needs a FishNet or unet. Received: preset={preset!r}")
+    if task == "segmentation":
+        check_segments(config, preset)
     classifier = _BUILDERS[type(config)](
         config,
         image_size=image_size,

@@ -257,6 +257,20 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
 }
 
 
+def check_segments(config: Any, preset: Any) -> None:
+    """Refuses networks without a decoder for masks.
+
+    Args:
+        config: of the network.
+        preset: what the error calls it.
+
+    Raises:
+        ValueError: neither a FishNet nor a U-Net.
+    """
+    if not isinstance(config, FishNetConfig | UNetConfig):
+        raise ValueError(f"task segmentation needs a FishNet or unet. Received: preset={preset!r}")
+
+
 def get_preset(
     name: str, *, width: float | None = None, blocks: int | None = None, **changes: Any
 ) -> FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig:

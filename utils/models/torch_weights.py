@@ -274,10 +274,11 @@ def _check_theirs(model: keras.Model) -> None:
 
 def _down_samples(layer: keras.Layer) -> bool:
     """Whether a layer halves the resolution in another way than the authors'."""
-    pools = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
-    if isinstance(layer, pools):
-        return not isinstance(layer, pools[1]) or layer.pool_size != (2, 2)
-    return isinstance(layer, keras.layers.Conv2D) and layer.strides != (1, 1)
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return layer.pool_size != (2, 2)
+    if isinstance(layer, keras.layers.Conv2D):
+        return layer.strides != (1, 1)
+    return isinstance(layer, keras.layers.AveragePooling2D)
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:

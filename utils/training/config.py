@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
-from utils.models.presets import STEMS, FishNetConfig, UNetConfig, get_preset
+from utils.models.presets import STEMS, UNetConfig, check_segments, get_preset
 from utils.training.recipes import (
     Recipe,
     check_image_size,
@@ -197,11 +197,8 @@ class RunConfig:
                 "not resized, and for dataset imagenet, which has its own crops. "
                 f"Received: crop_area={self.full_recipe.crop_area!r}"
             )
-        segments = isinstance(self.network, FishNetConfig | UNetConfig)
-        if self.task == "segmentation" and not segments:
-            raise ValueError(
-                f"task segmentation needs a FishNet or unet. Received: preset={self.preset!r}"
-            )
+        if self.task == "segmentation":
+            check_segments(self.network, self.preset)
         if isinstance(self.network, UNetConfig) and self.stem != "imagenet":
             raise ValueError(
                 f"stem must be left at its default for preset {self.preset}, which has none and "
