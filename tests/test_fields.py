@@ -14,6 +14,10 @@ def passed(cell):
     return notebook
 
 
+def test_a_notebook_that_runs_as_a_script_has_no_cells():
+    check_parameters({"epochs": 2})
+
+
 def test_a_name_that_a_notebook_does_not_have_is_refused():
     with pytest.raises(
         ValueError,

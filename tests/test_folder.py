@@ -15,7 +15,6 @@ from utils.data.read_records import open_arrays
 from utils.models.build import build_model
 from utils.training.predictions import decode_image, is_kept, load_predictions
 from utils.training.run import train
-from utils.training.run_folder import TrainingError
 
 
 def test_a_share_of_each_class_is_for_validation(pets, tmp_path):
@@ -188,5 +187,5 @@ def test_fine_tuning_and_classifying(make_config, tmp_path, capsys):
     assert model.input_shape == (None, 96, 96, 3)
     table = classify(model, words, root / "red")
     assert len(table) == 32  # two classes for each of 16 files
-    with pytest.raises(TrainingError, match="holds folder, not tiny-imagenet"):
+    with pytest.raises(DatasetError, match="holds folder, not tiny-imagenet"):
         train(make_config("x", dataset="tiny-imagenet", data_dir=config.data_dir))

@@ -111,7 +111,7 @@ def check_parameters(notebook: dict[str, typing.Any]) -> None:
     Raises:
         ValueError: an unknown name (lists the valid ones); a flag that is neither true nor false.
     """
-    cells = notebook["In"]
+    cells = notebook.get("In", [])  # absent where the notebook runs as a script
     passed = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
     if passed is None:  # whoever runs it has written the values themselves
         return
