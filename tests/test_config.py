@@ -157,6 +157,10 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             "validation loss. Received: evaluate_every=5",
         ),
         (
+            {"image_sizes": 32},
+            'image_sizes must be "full", or sizes in pixels and their shares of ',
+        ),
+        (
             {"image_sizes": "32x1-48x1"},
             "total stride, 32 with stem='imagenet': 32, 64. Received: '32x1-48x1'",
         ),

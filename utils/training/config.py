@@ -14,6 +14,7 @@ from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, UNetConfig, check_segments, get_preset
 from utils.training.recipes import (
+    RESIZING,
     Recipe,
     check_image_size,
     check_image_sizes,
@@ -89,6 +90,7 @@ RULES: dict[str, Rule] = {
     "batch_norm_momentum": _SHARE,
     "fraction": ("a number in (0, 1]", lambda value: 0 < value <= 1),
     "run_dir": ("the path of a folder", lambda value: Path(value).name not in ("", "..")),
+    "image_sizes": (RESIZING, lambda value: True),  # the recipe reads it
     "initial_weights": ("a .keras file that exists", lambda value: Path(value).is_file()),
     "checkpoint_every": (
         'a number of epochs of at least 1, or of steps as in "500 steps"',

@@ -48,6 +48,8 @@ DECOUPLED = [name for name, usual in OPTIMIZERS.items() if "weight_decay" in usu
 
 
 IMAGE_SIZES = (32, 512)  # of one's own pictures and of ImageNet, in pixels
+# what the field `image_sizes` must be
+RESIZING = '"full", or sizes in pixels and their shares of the epochs, as in "32x14-48x6-64x2"'
 SCHEDULES = ("linear", "cosine", "steps")
 FLIPS = ("random", "alternating")  # each image anew; or each one in every second epoch
 
@@ -137,10 +139,7 @@ class Recipe:
         found = [re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)", part) for part in parts]
         phases = [(int(match[1]), Fraction(match[2])) for match in found if match]
         if len(phases) < len(found) or not all(size and share for size, share in phases):
-            raise ValueError(
-                'image_sizes must be "full", or sizes in pixels and their shares of the epochs, as '
-                f'in "32x14-48x6-64x2". Received: {self.image_sizes!r}'
-            )
+            raise ValueError(f"image_sizes must be {RESIZING}. Received: {self.image_sizes!r}")
         return phases
 
     @property
