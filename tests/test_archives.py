@@ -87,9 +87,13 @@ def test_refuses_a_damaged_archive(layout, tmp_path):
     for data in (whole[: len(whole) // 2], whole[:-30], b"no archive", b""):
         bad.write_bytes(data)
         assert_refused(bad, "bad.zip", "truncated, corrupt or not a zip", "download it again")
-    place = whole.index(sample_files()[Path(IMAGE)]) + 500
-    bad.write_bytes(whole[:place] + b"XX" + whole[place + 2 :])
-    assert_refused(bad, "bad.zip", IMAGE, "CRC")
+    other = "train/n02/images/n02_3.JPEG"
+    damaged = bytearray(whole)
+    for name, texts in ((IMAGE, ()), (other, (other, "2 images"))):
+        place = whole.index(sample_files()[Path(name)]) + 500
+        damaged[place : place + 2] = b"XX"
+        bad.write_bytes(damaged)
+        assert_refused(bad, "bad.zip", IMAGE, "CRC", *texts)
     for mode in ("w", "w:gz", "w:xz"):
         whole = pack_tar(layout, tmp_path / "whole.tar", mode).read_bytes()
         for cut in (len(whole) // 2, len(whole) // 2 // 512 * 512, len(whole) - 9000):

@@ -430,3 +430,15 @@ def test_folders_may_be_in_the_home_folder_and_end_in_a_slash(monkeypatch):
 def test_imagenet_has_no_holdout():
     with pytest.raises(ValueError, match="split must be val for dataset imagenet, .*'holdout'"):
         RunConfig(dataset="imagenet", archive="/imagenet", split="holdout")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/model.keras", "a"), ("b/model.keras", "b"), ("a/model_ema.keras", "a"), ("c.keras", "c")],
+)
+def test_starts_from_different_runs_have_names_of_their_own(tmp_path, file, name):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / file).touch()
+    config = RunConfig(initial_weights=str(tmp_path / file))
+    assert config.run_id == f"simple-tuned-v2-8ep-initial-weights-{name}-seed0"

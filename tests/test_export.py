@@ -98,12 +98,23 @@ def test_torch_weights_come_back_exactly(model, images, tmp_path, monkeypatch):
     assert found["largest_difference"] < 1e-4  # of the same pixels
 
 
-def test_networks_that_the_authors_do_not_have(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"stem": "half"}, "stride 2"),
+        ({"stages": "tail"}, "stride 4, no bridge, no body_1, .*, no head_3"),
+        *(
+            ({"down_sampling": pool}, "stride 4, tail_1.*")
+            for pool in ("average_pool", "max_pool_3x3", "convolution")
+        ),
+        ({"groups": 2, "bottleneck_ratio": 1}, "stride 4, tail_1_block1_conv2, .*"),
+    ],
+)
+def test_networks_that_the_authors_do_not_have(tmp_path, changes, received):
     pytest.importorskip("torch")
-    network = build_model(runs.SMALL, num_classes=3, stem="half")
-    with pytest.raises(
-        ValueError, match="a stem of stride 4, relu and max-pools 2x2 alone. Received: stride 2"
-    ):
+    stem = changes.pop("stem", "imagenet")
+    network = build_model(dataclasses.replace(runs.WHOLE, **changes), num_classes=3, stem=stem)
+    with pytest.raises(ValueError, match=f"without groups. Received: {received}$"):
         formats.export_model(network, "torch", tmp_path / "a.pth.tar")
     assert [*tmp_path.iterdir()] == []
 
@@ -132,15 +143,21 @@ def test_the_command(tail, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         command, "export_model", lambda *args, images: written.append((*args[1:], [*images]))
     )
-    tail.save(tmp_path / "mine.keras")
-    arguments = ["export", str(tmp_path / "mine.keras"), "litert-int8", "--data-dir", str(shapes)]
+    tail.save(tmp_path / "mine-0.05-seed0.keras")
+    arguments = [
+        "export",
+        str(tmp_path / "mine-0.05-seed0.keras"),
+        "litert-int8",
+        "--data-dir",
+        str(shapes),
+    ]
     monkeypatch.setattr(sys, "argv", arguments)
     command.main()
     ((form, path, images),) = written
-    assert (form, str(path)) == ("litert-int8", "runs/exported/mine-int8.tflite")
+    assert (form, str(path)) == ("litert-int8", "runs/exported/mine-0.05-seed0-int8.tflite")
     assert {image.shape for image in images} == {(64, 64, 3)}
     assert len(images) == 24 * 12  # all that there are, up to 300
-    assert capsys.readouterr().out == "runs/exported/mine-int8.tflite written\n"
+    assert capsys.readouterr().out == "runs/exported/mine-0.05-seed0-int8.tflite written\n"
     monkeypatch.setattr(sys, "argv", ["export", "simpel", "onnx"])
     with pytest.raises(SystemExit) as ended:
         command.main()
@@ -162,11 +179,3 @@ def test_what_was_measured_on_the_validation_images():
             else:
                 assert (row["images"], row["differing"]) == (500, 0)
                 assert row["largest_difference"] < 1e-4
-
-
-@pytest.mark.parametrize("pool", ["average_pool", "max_pool_3x3", "convolution"])
-def test_down_sampling_that_the_authors_do_not_have(tmp_path, pool):
-    pytest.importorskip("torch")
-    network = build_model(dataclasses.replace(runs.WHOLE, down_sampling=pool), num_classes=3)
-    with pytest.raises(ValueError, match=r"The authors' code has FishNets .*tail_1"):
-        formats.export_model(network, "torch", tmp_path / "a.pth.tar")

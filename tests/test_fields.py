@@ -40,10 +40,18 @@ def test_a_flag_that_is_neither_is_refused():
 
 @pytest.mark.parametrize(
     ("given", "read"),
-    [("3", [3]), ('"a"', ["a"]), ('"[0.5, 1]"', [0.5, 1]), ("[1, 2]", [1, 2])],
-)
+    [("3", [3]), ('"a"', ["a"]), ('"[0.5, 1]"', [0.5, 1]), ("[1, 2]", [1, 2]),
+     ('"[a, b]"', ["a", "b"]), ('"on"', ["on"])],
+)  # fmt: skip
 def test_lists(given, read):
     assert passed(f"seeds = {given}")["seeds"] == read
+
+
+def test_a_list_that_ends_nowhere_is_refused():
+    with pytest.raises(
+        ValueError, match=r"seeds must be one value or a list .* Received: '\[0, 1'"
+    ):
+        passed('seeds = "[0, 1"')
 
 
 def test_without_papermill_nothing_is_changed():

@@ -9,6 +9,7 @@ from pictures import converted, files_of, picture, refusal, split_of
 
 from utils.analysis.classify import classify, load_classifier
 from utils.data.archives import DatasetError
+from utils.data.datasets import tiny_shapes
 from utils.data.manifest import load_manifest
 from utils.data.prepare import prepare_dataset
 from utils.data.read_records import open_arrays
@@ -151,6 +152,14 @@ def test_records_of_changed_pictures_are_not_taken_for_theirs(pets, tmp_path, ca
     )
     with pytest.raises(DatasetError, match="holds folder with image_size=32, not image_size=64;"):
         converted(pets, image_size=64)
+
+
+def test_classes_that_are_called_as_those_of_tiny_shapes(tmp_path):
+    for wnid, *_ in tiny_shapes.CLASSES:
+        for i in range(2):
+            picture(tmp_path / "pets" / wnid / f"{i}.png", seed=hash((wnid, i)) % 2**32)
+    manifest = converted(tmp_path / "pets", val_share=0.5)
+    assert (manifest["dataset"], manifest["synthetic"]) == ("folder", False)
 
 
 @pytest.mark.tracing

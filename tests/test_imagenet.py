@@ -286,6 +286,18 @@ def test_what_is_refused_before_anything_is_written(broken, tmp_path, damage):
     assert not (tmp_path / "data").exists()
 
 
+def test_what_the_system_says_of_files(broken, tmp_path):
+    """A folder where a file should be, and one that cannot be made."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="Writing .* failed .*Not a directory.*; choose another"):
+        prepare_dataset("imagenet", tmp_path / "file/data", archive=broken)
+    (broken / "train-00001-of-00002").unlink()
+    (broken / "train-00001-of-00002").mkdir()
+    with pytest.raises(DatasetError, match="cannot be used .*Is a directory.*train-00001-of-00002"):
+        prepare_dataset("imagenet", tmp_path / "data", archive=broken)
+    assert not (tmp_path / "data").exists()
+
+
 def test_buckets_are_to_be_mounted(tmp_path):
     with pytest.raises(DatasetError, match="gs://a/b is not a folder on this machine. Mount"):
         index_records("gs://a/b", tmp_path, 224)
@@ -351,6 +363,9 @@ def test_the_config_of_a_run():
     assert resolved.data_dir == "data/imagenet"
     assert resolved.run_dir == "runs/imagenet-fishnet150-paper-100ep-seed0"
     assert (resolved.epochs, resolved.batch_size) == (100, 256)
+    assert resolved.command == config.command
+    said = RunConfig(dataset="imagenet", archive="records", image_size=224)
+    assert said.resolve().data_dir == "data/imagenet"
     smaller = RunConfig(dataset="imagenet", archive="records", image_size=160)
     assert smaller.resolve().data_dir == "data/imagenet-160"
     assert smaller.run_id == "imagenet-simple-tuned-v2-8ep-image-size-160-seed0"

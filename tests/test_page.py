@@ -14,6 +14,7 @@ from utils.data.manifest import load_manifest
 from utils.data.pictures import ImageError
 from utils.models.build import build_model
 from utils.training.predictions import load_predictions
+from utils.training.results import read_result, write_result
 
 pytest.importorskip("gradio")
 
@@ -37,6 +38,19 @@ KEPT = Path(f"report/results/{FIRST}.npz")
 def test_networks_without_weights(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} has no weights of a classifier"):
         Networks(weights_dir=tmp_path)
+
+
+def test_networks_of_runs_that_are_in_no_table_are_not_offered(tmp_path):
+    """Such as one on the hold-out, whose accuracy is not that on the validation images."""
+    shutil.copy(KEPT, tmp_path)
+    (tmp_path / f"{FIRST}.keras").touch()
+    result = read_result(KEPT.with_suffix(".json"))
+    write_result(tmp_path / f"{FIRST}.json", result)
+    assert [*Networks(tmp_path, tmp_path).titles] == [FIRST]
+    result["metrics"]["split"] = "holdout"
+    write_result(tmp_path / f"{FIRST}.json", result)
+    with pytest.raises(ValueError, match="has no weights of a classifier"):
+        Networks(tmp_path, tmp_path)
 
 
 def test_a_picture_is_shown_whole_and_seen_as_classify_does(tmp_path):

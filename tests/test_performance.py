@@ -69,6 +69,13 @@ def test_a_setting_that_failed_keeps_its_error(speeds):
     assert math.isnan(table["ratio"][5])
 
 
+def test_errors_alone(speeds):
+    failed = {name: speeds[0][name] for name in benchmark.main_settings(["simple"])[0]}
+    table = speed_table([failed | {"error": "killed"}], peak_gflops=20.0)
+    assert [*table["error"]] == ["killed"]
+    assert table["ratio"].isna().all()
+
+
 @pytest.fixture
 def beside():
     def row(network, setting, *ratios):

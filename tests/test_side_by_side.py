@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from utils.experiments import side_by_side
@@ -84,6 +86,28 @@ def test_settings_take_turns_with_the_reference(authors_code, monkeypatch):
         assert min(row[name]) > 0
     assert failed["error"] == "KeyError: 'not there'"
     assert "ratios" not in failed
+
+
+def test_without_the_reference_the_rest_is_not_begun(monkeypatch):
+    begun = []
+
+    @contextlib.contextmanager
+    def process(name, *place):
+        def turn():
+            if name == side_by_side.REFERENCE and len(begun) > 2:
+                raise EOFError
+            return {"images_per_second": 1.0, "images_per_cpu_second": 1.0}
+
+        begun.append(name)
+        yield turn
+
+    monkeypatch.setattr(side_by_side, "_process", process)
+    names = [name for name in side_by_side.SETTINGS if name.startswith("ours, Keras'")]
+    rows = side_by_side.compare("simple", [*names, names[0]])
+    assert begun == [side_by_side.REFERENCE, *names]
+    killed = f"{side_by_side.REFERENCE}, beside it: killed"
+    assert [row["error"] for row in rows] == ["", killed, killed]
+    assert rows[0]["ratios"] == [1.0] * 5
 
 
 def test_ratios_are_of_images_per_cpu_second_window_by_window():

@@ -62,6 +62,14 @@ def test_minutes_are_those_of_an_idle_machine_where_it_was_measured(result):
     assert _run(result | {"legs": moved}, "#000000", predictions)["history"]["minutes"][29] is None
 
 
+def test_without_weights_there_is_no_page(monkeypatch):
+    from utils.site import contents
+
+    monkeypatch.setattr(contents, "kept", lambda *_: [])
+    with pytest.raises(ValueError, match="weights in report/weights; 03_train makes one."):
+        contents.site_contents()
+
+
 @pytest.mark.tracing
 def test_the_committed_page_shows_what_the_results_are():
     from utils.site.contents import site_contents

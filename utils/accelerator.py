@@ -4,6 +4,7 @@ Gathering, cropping and flipping are part of the compiled step, and several step
 Boxes and masks, several devices and other backends are fed with images (`utils.data.pipeline`).
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,11 @@ class Feeder:
 def _keep_programs(folder: Path) -> None:
     """Lets JAX keep what it compiles, unless it already does."""
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
 
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    with contextlib.suppress(ImportError, AttributeError):  # no public name of JAX's
+        from jax.experimental.compilation_cache import compilation_cache
+
         compilation_cache.reset_cache()  # it may have been asked for before, and looks once

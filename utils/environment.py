@@ -156,11 +156,16 @@ def has_gpu() -> bool:
     return "gpu" in _device_kinds()
 
 
+def on_cpu() -> bool:
+    """Whether the Keras backend sees nothing but the CPU."""
+    return _device_kinds() == {"cpu"}
+
+
 def on_tensorflow_cpu() -> bool:
-    """Whether Keras runs on TensorFlow without a GPU."""
+    """Whether Keras runs on TensorFlow on the CPU."""
     import keras
 
-    return keras.backend.backend() == "tensorflow" and not has_gpu()
+    return keras.backend.backend() == "tensorflow" and on_cpu()
 
 
 def instructions() -> list[str]:

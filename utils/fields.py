@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Iterable
 from types import NoneType
 
+import yaml
+
 Rule = tuple[str, Callable[[typing.Any], object]]  # what a value must be, and the test
 
 
@@ -109,7 +111,8 @@ def check_parameters(notebook: dict[str, typing.Any]) -> None:
         notebook: `globals()` of the notebook; flags and lists are replaced by what they mean.
 
     Raises:
-        ValueError: an unknown name (lists the valid ones); a flag that is neither true nor false.
+        ValueError: an unknown name (lists the valid ones); a flag that is neither true nor false;
+            a list that cannot be read.
     """
     cells = notebook.get("In", [])  # absent where the notebook runs as a script
     passed = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
@@ -121,9 +124,19 @@ def check_parameters(notebook: dict[str, typing.Any]) -> None:
         if isinstance(defaults[name], bool):
             notebook[name] = check_field(name, value, bool)
         elif isinstance(defaults[name], list):
-            is_list = isinstance(value, str) and value.startswith("[")
-            value = ast.literal_eval(value) if is_list else value
-            notebook[name] = value if isinstance(value, list) else [value]
+            notebook[name] = _to_list(name, value)
+
+
+def _to_list(name: str, value: object) -> list[typing.Any]:
+    """In a papermill command a list is a text, '[0, 1]' or '[activation, dropout]'."""
+    is_list = isinstance(value, str) and value.startswith("[")
+    try:
+        read = yaml.safe_load(value) if is_list else value
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{name} must be one value or a list such as '[a, b]'. Received: {value!r}"
+        ) from error
+    return read if isinstance(read, list) else [read]
 
 
 def _assigned(cell: str) -> dict[str, typing.Any]:

@@ -5,6 +5,7 @@ results are there, and adds `gradient_norms` to them. TensorFlow only: both need
 respect to tensors within a model.
 """
 
+import argparse
 import collections
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -178,6 +179,10 @@ def keep_gradient_norms(
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m utils.analysis.gradients",
+        description="Trains the networks whose gradients are compared, and measures these.",
+    ).parse_args()
     need_tensorflow("Measuring gradients")
     kept = load_predictions("report/results/simple-tuned-8ep-seed0.npz")
     for found in run_missing(gradient_runs()):

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from utils.experiments.side_by_side import SETTINGS
@@ -20,9 +21,12 @@ def speed_table(rows: Iterable[dict[str, Any]], peak_gflops: float) -> pd.DataFr
     Returns:
         `pandas.DataFrame`, the rows and: network, see `network_name`; setting; ratio of
         images_per_second to the network's first row; share_of_peak, the fraction of peak_gflops
-        that is reached; error, None where none occurred.
+        that is reached; error, NaN where none occurred.
     """
     table = pd.DataFrame(rows)
+    for name in ("images_per_second", "gflops", "error"):
+        if name not in table:  # of any row
+            table[name] = np.nan
     table["network"] = [network_name(preset) for preset in table["preset"]]
     layers = table["fast_layers"].map({True: "fast layers", False: "Keras' layers"})
     xla = table["xla"].map({True: ", XLA", False: ""})
@@ -30,8 +34,6 @@ def speed_table(rows: Iterable[dict[str, Any]], peak_gflops: float) -> pd.DataFr
     first = table.drop_duplicates("network").set_index("network")["images_per_second"]
     table["ratio"] = table["images_per_second"] / table["network"].map(first)
     table["share_of_peak"] = table["gflops"] / peak_gflops
-    if "error" not in table:
-        table["error"] = None
     return table
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error
 from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT
+from utils.files import replacing
 from utils.models.presets import ACTIVATIONS
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
 from utils.training.predictions import load_predictions
@@ -329,16 +330,16 @@ def filled_in(results: Results, results_dir: str | Path) -> dict[Path, str]:
         Dict of path: its new text; nothing is written.
     """
     readme, card = Path("README.md"), Path("report/weights/README.md")
-    text = fill_in(readme.read_text(), "results", markdown_results(results))
+    text = fill_in(readme.read_text("utf-8"), "results", markdown_results(results))
     text = fill_in(text, "times", markdown_times(results))
     text = fill_in(text, "commands", markdown_commands(results))
     metrics = markdown_metrics(results, results_dir, card.parent)
-    body = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(), flags=re.DOTALL)
+    body = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)
     library = Path("docs/library.md")
     exports = markdown_exports(read_result(result_path(results_dir, "export-parity")))
     return {
         readme: text,
-        library: fill_in(library.read_text(), "exports", exports),
+        library: fill_in(library.read_text("utf-8"), "exports", exports),
         card: card_metadata(kept(results, card.parent)) + fill_in(body, "metrics", metrics),
         Path("report/results.csv"): results_csv(results_dir),
     }
@@ -383,5 +384,6 @@ if __name__ == "__main__":
         prog="python -m utils.analysis.tables", description=__doc__
     ).parse_args()
     for path, text in filled_in(load_results("report/results"), "report/results").items():
-        path.write_text(text)
+        with replacing(path) as file:
+            file.write(text.encode())
         print(path)

@@ -94,8 +94,14 @@ def prepare_dataset(
             f"Received: {', '.join(options)}"
         )
     shards = _check_shards(train_shards, validation_shards)
-    with _one_at_a_time(data_dir):
-        return _prepare(dataset, data_dir, archive, sha256, shards, options)
+    try:
+        with _one_at_a_time(data_dir):
+            return _prepare(dataset, data_dir, archive, sha256, shards, options)
+    except OSError as error:
+        advice = write_advice(error.errno, REMEDY)
+        raise DatasetError(
+            f"Writing {data_dir} failed ({error}); {advice}, then convert again."
+        ) from error
 
 
 def _prepare(
@@ -274,11 +280,6 @@ def _build(
                 manifest = write_records(source, layout, built, shards, description)
             _check_same_data(output_dir, found, manifest, archive)
             _publish(built, target, found)
-    except OSError as error:
-        advice = write_advice(error.errno, REMEDY)
-        raise DatasetError(
-            f"Writing {output_dir} failed ({error}); {advice}, then convert again."
-        ) from error
     finally:
         if is_new:
             with contextlib.suppress(OSError):

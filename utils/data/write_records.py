@@ -20,6 +20,7 @@ import numpy as np
 from utils import tfrecord
 from utils.data.archives import Archive, DatasetError
 from utils.data.datasets import tiny_shapes
+from utils.data.datasets.folder import FOLDER
 from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
 from utils.data.manifest import SCHEMA, Manifest, Options, file_sha256, write_manifest
 from utils.progress import Bar
@@ -45,7 +46,8 @@ def describe_layout(layout: Layout, options: Options | None = None) -> Manifest:
     Returns:
         The manifest, still without shards and without what only the images tell.
     """
-    synthetic = layout.classes == [wnid for wnid, *_ in tiny_shapes.CLASSES]
+    drawn = [wnid for wnid, *_ in tiny_shapes.CLASSES]
+    synthetic = layout.dataset != FOLDER and layout.classes == drawn
     holdout = choose_holdout(layout)
     per_class = {
         split: Counter(image.wnid for image in images) for split, images in layout.splits.items()

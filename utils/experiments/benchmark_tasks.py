@@ -261,7 +261,7 @@ def compiled(
     network = preset if isinstance(preset, str) else FishNetConfig(*preset)
     with environment.dtype_policy(precision):
         model = build_model(network, normalization=((122.0,) * 3, (70.0,) * 3), **size)
-        if fast_layers and not environment.has_gpu():
+        if fast_layers and environment.on_cpu():
             model = accelerate(model)
     xla = xla or keras.backend.backend() == "jax"
     recipe = get_recipe("tuned-v1")

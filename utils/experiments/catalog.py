@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from utils.commands import one_line_errors
 from utils.experiments.ablations import (
     ablation_runs,
     evaluate_missing_batch_statistics,
@@ -118,7 +119,9 @@ def main() -> None:
         description="Runs what is missing of an experiment.",
     )
     parser.add_argument("name", choices=EXPERIMENTS)
-    run(parser.parse_args().name)
+    name = parser.parse_args().name
+    with one_line_errors(parser):
+        run(name)
 
 
 if __name__ == "__main__":

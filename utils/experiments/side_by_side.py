@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from utils.environment import usable_cores
 from utils.models.presets import FishNetConfig, get_preset
 
 REFERENCE = "ours, fast layers, float32"  # what the others are compared with
@@ -37,6 +38,7 @@ SETTINGS: dict[str, tuple[str, str, dict[str, bool]]] = {
 }
 
 Window = dict[str, float]  # images_per_second and images_per_cpu_second
+_ENDED = (RuntimeError, OSError, EOFError)  # of a process; the last two if it was killed
 
 
 def missing(authors_code: str | os.PathLike | None) -> str:
@@ -83,18 +85,26 @@ def compare(
     options = {"windows": windows, "steps": steps, "batch_size": batch_size, "cores": cores}
     place = (network, patience, steps, authors_code, batch_size, cores)
     rows = []
+    lost = ""  # why there is no reference any more
     with _process(REFERENCE, *place) as reference:
         for name in settings:
             row: dict[str, Any] = {"network": network, "setting": name, **options}
-            row["error"] = missing(authors_code) if SETTINGS[name][0] == "theirs" else ""
+            row["error"] = lost or (missing(authors_code) if SETTINGS[name][0] == "theirs" else "")
             rows.append(row)
             if row["error"]:
                 continue
+            pairs: list[tuple[Window, Window]] = []
             try:
                 with _process(name, *place) as turn:
-                    pairs = [(turn(), reference()) for _ in range(windows)]
-            except (RuntimeError, OSError, EOFError) as error:  # the last two: one was killed
-                row["error"] = str(error) or "killed"
+                    while len(pairs) < windows:
+                        window = turn()
+                        try:
+                            pairs.append((window, reference()))
+                        except _ENDED as error:
+                            lost = f"{REFERENCE}, beside it: {str(error) or 'killed'}"
+                            raise
+            except _ENDED as error:
+                row["error"] = lost or str(error) or "killed"
             else:
                 row |= _by_window(pairs)
     return rows
@@ -162,7 +172,7 @@ def _prepared(
     batch_size: int,
     cores: int | None,
 ) -> Callable[[], Any]:
-    threads = cores or os.cpu_count() or 1
+    threads = cores or usable_cores()
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
     code, precision, options = SETTINGS[name]

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from utils.commands import one_line_errors
 from utils.export.formats import SUFFIXES, export_model, training_images
 from utils.models.build import load_weights
 
@@ -21,14 +22,12 @@ def main() -> None:
         help="records of the training images, for litert-int8 (%(default)s)",
     )
     options = parser.parse_args()
-    name = f"{Path(options.run).stem}{SUFFIXES[options.format]}"
+    name = Path(options.run).name.removesuffix(".keras") + SUFFIXES[options.format]
     out = Path(options.out or Path("runs/exported", name))
-    try:
+    with one_line_errors(parser):
         model = load_weights(options.run)
         images = training_images(options.data_dir) if options.format == "litert-int8" else ()
         export_model(model, options.format, out, images=images)
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f"{error}\n")
     print(f"{out} written")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.analysis.machine_readable import card_metadata
 from utils.analysis.tables import kept, network_of
+from utils.commands import one_line_errors
 from utils.models.build import WEIGHTS_DIR
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results
@@ -46,13 +47,13 @@ def write_repository(
     with zipfile.ZipFile(WEIGHTS_DIR / f"{run_id}.keras") as archive:
         archive.extractall(folder)
     words = load_predictions(results_dir / f"{run_id}.npz")["words"]
-    general = (WEIGHTS_DIR / "README.md").read_text()
+    general = (WEIGHTS_DIR / "README.md").read_text("utf-8")
     for name, text in {
         "README.md": model_card(valid[run_id], repo_id, general),
         "result.json": json.dumps(valid[run_id], indent=1),
         "classes.json": json.dumps([*map(str, words)], indent=1),
     }.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, "utf-8")
 
 
 def model_card(result: dict[str, Any], repo_id: str, general: str) -> str:
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="make it a private one")
     parser.add_argument("--dry-run", action="store_true", help="write it to runs/hub only")
     options = parser.parse_args()
-    try:
+    with one_line_errors(parser):
         if options.dry_run:
             folder = Path("runs/hub", options.run)
             folder.mkdir(parents=True, exist_ok=True)
@@ -140,8 +141,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             write_repository(Path(name), options.run, options.repository)
             print(upload(Path(name), options.repository, private=options.private))
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

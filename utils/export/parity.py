@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from utils.commands import one_line_errors
 from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.read_records import encoded_images
 from utils.environment import describe
@@ -145,7 +146,8 @@ def main() -> None:
     parser.add_argument("--data-dir", default="data/tiny-imagenet", help="records (%(default)s)")
     parser.add_argument("--results-dir", default="report/results", help="(%(default)s)")
     options = parser.parse_args()
-    measure(options.data_dir, options.results_dir, options.authors_code)
+    with one_line_errors(parser):
+        measure(options.data_dir, options.results_dir, options.authors_code)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image
 
+from utils.files import replacing
 from utils.models.presets import ACTIVATIONS
 
 WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
@@ -107,13 +108,14 @@ def save_figure(
         folder: where to; made when missing.
         vector: whether to write a PDF too, for charts that the report shows.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png")
     image = Image.open(pixels).convert("RGB").quantize(256)
-    image.save(Path(folder) / f"{name}.png", optimize=True, dpi=(DPI, DPI))
+    with replacing(Path(folder) / f"{name}.png") as file:
+        image.save(file, "png", optimize=True, dpi=(DPI, DPI))
     if vector:
-        figure.savefig(Path(folder) / f"{name}.pdf", metadata={"CreationDate": None})
+        with replacing(Path(folder) / f"{name}.pdf") as file:
+            figure.savefig(file, format="pdf", metadata={"CreationDate": None})
 
 
 def show_saved(name: str, alt: str, folder: str | Path = "figures") -> display.Image:

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from utils.commands import one_line_errors
 from utils.files import replacing, save_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
@@ -264,20 +265,22 @@ def _check_theirs(model: keras.Model) -> None:
     stride = model.input_shape[1] // model.get_layer("stem").output.shape[1]
     activations = [x for x in model.layers if isinstance(x, keras.layers.Activation)]
     others = sorted({x.get_config()["activation"] for x in activations} - {"relu", "sigmoid"})
-    others += [x.name for x in model.layers if _down_samples(x) and not x.name.startswith("stem")]
+    others += [x.name for x in model.layers if _is_ours(x) and not x.name.startswith("stem")]
+    others += [f"no {s}" for s in STAGES if not any(x.name.startswith(s) for x in model.layers)]
     if stride != 4 or others:
         raise ValueError(
-            "The authors' code has FishNets with a stem of stride 4, relu and max-pools 2x2 alone. "
+            "The authors' code has whole FishNets with a stem of stride 4, relu, max-pools 2x2 and "
+            "convolutions without groups. "
             f"Received: {', '.join([f'stride {stride}', *others])}"
         )
 
 
-def _down_samples(layer: keras.Layer) -> bool:
-    """Whether a layer halves the resolution in another way than the authors'."""
+def _is_ours(layer: keras.Layer) -> bool:
+    """Whether a layer has groups, or halves the resolution in another way than the authors'."""
     if isinstance(layer, keras.layers.MaxPooling2D):
         return layer.pool_size != (2, 2)
     if isinstance(layer, keras.layers.Conv2D):
-        return layer.strides != (1, 1)
+        return layer.strides != (1, 1) or layer.groups > 1
     return isinstance(layer, keras.layers.AveragePooling2D)
 
 
@@ -328,8 +331,6 @@ if __name__ == "__main__":
     parser.add_argument("preset", help="its network: a FishNet preset, such as fishnet99")
     parser.add_argument("output", help="the .keras file to write")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors(parser):
         convert_torch_checkpoint(arguments.checkpoint, arguments.preset, arguments.output)
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f"{error}\n")
     print(f"{arguments.output} written")

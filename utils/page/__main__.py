@@ -19,7 +19,7 @@ if __name__ == "__main__":
             share=arguments.share,
             inbrowser=arguments.browser,
         )
-    except RuntimeError as error:
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     except OSError as error:  # of Gradio, about the port
         parser.error(f"{error} Choose another --port, or none.")

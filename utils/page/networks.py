@@ -7,10 +7,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from utils.analysis.classify import kept_classifiers, load_classifier
+from utils.analysis.classify import load_classifier
 from utils.analysis.gradients import grad_cam, layers_in
+from utils.analysis.tables import kept
 from utils.files import load_model
-from utils.training.results import read_result, result_path
+from utils.training.results import load_results
 
 STAGES = {"Tail": "tail_3", "Body": "body_3", "Head": "head_1"}  # where each part decides
 BOX_RUN = "localization-simple-seed0"
@@ -36,18 +37,14 @@ class Networks:
         self._box_weights = Path(weights_dir, f"{BOX_RUN}.keras")
         self._loaded: dict[str, tuple[keras.Model, list[str]]] = {}
         self._lock = Lock()
-        found = {run: read_result(result_path(results_dir, run)) for run in self._names()}
-        best_first = sorted(found.values(), key=lambda result: -result["metrics"]["top1"])
+        with_weights = kept(load_results(results_dir), weights_dir)
+        best_first = reversed(kept(with_weights, results_dir, ".npz"))
         self.titles = {result["run_id"]: _title(result) for result in best_first}
-
-    def _names(self) -> list[str]:
-        names = kept_classifiers(**self._folders)
-        if not names:
+        if not self.titles:
             raise ValueError(
-                f"{self._folders['weights_dir']} has no weights of a classifier whose predictions "
-                f"are in {self._folders['results_dir']}; 03_train leaves both."
+                f"{weights_dir} has no weights of a classifier whose result and predictions are in "
+                f"{results_dir}; 03_train leaves all three."
             )
-        return names
 
     def classifier(self, run_id: str) -> tuple[keras.Model, list[str]]:
         """A network and the words of its classes; see `load_classifier`."""

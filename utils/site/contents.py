@@ -34,19 +34,23 @@ def site_contents() -> dict[str, Any]:
         into `words`; bytes (predicted classes, JPEGs, Grad-CAM) are base64.
 
     Raises:
-        ValueError: there is no complete run.
+        ValueError: there is no complete run of which all is kept.
     """
     results_dir = Path("report/results")
     results = load_results(results_dir)
     predictions = kept_predictions(results, results_dir)
     shown = [result for result in results if result["run_id"] in predictions]  # all in the table
-    if not shown:
-        raise ValueError(f"{results_dir} has no complete run; 03_train makes one.")
+    weights_dir = Path("report/weights")
+    with_weights = kept(shown, weights_dir)
+    if not with_weights:
+        raise ValueError(
+            f"{results_dir} has no complete run with its predictions, and weights in "
+            f"{weights_dir}; 03_train makes one."
+        )
     palette = colors_of(result["preset"] for result in results)
     colors = {preset: to_hex(color) for preset, color in palette.items()}
     first = predictions[shown[0]["run_id"]]
-    weights_dir = Path("report/weights")
-    best = kept(shown, weights_dir)[-1]["run_id"]
+    best = with_weights[-1]["run_id"]
     model = load_model(weights_dir / f"{best}.keras")
     return {
         "repository": REPOSITORY,

@@ -294,7 +294,9 @@ class RunConfig:
         }
         changed = self._changed(derived)
         if self.initial_weights:
-            changed["initial_weights"] = Path(self.initial_weights).stem
+            weights = Path(self.initial_weights).absolute()
+            own = weights.stem in ("model", "model_ema")  # in a run's folder
+            changed["initial_weights"] = weights.parent.name if own else weights.stem
         parts = [] if self.dataset == "tiny-imagenet" else [self._data_name(options=False)]
         parts += [self.preset, name_in_runs(self.recipe), f"{self.epochs or derived['epochs']}ep"]
         parts += [f"{name}-{changed[name]}" for name in NAMED if name in changed]
@@ -307,7 +309,8 @@ class RunConfig:
     def _data_name(self, options: bool = True) -> str:
         """What distinguishes the records; of one's own pictures their place, and the options."""
         if self.dataset != "folder":
-            return self.dataset + (f"-{self.image_size}" if options and self.image_size else "")
+            size, usual = (x.get("image_size") for x in (self.data_options, self._usual_options))
+            return self.dataset + (f"-{size}" if options and size != usual else "")
         place = str(self.archive or self.data_dir)
         place = place if "://" in place else os.path.abspath(place)
         digest = hashlib.sha256(place.encode()).hexdigest()[:6]
@@ -320,8 +323,11 @@ class RunConfig:
     @property
     def data_options(self) -> dict[str, typing.Any]:
         """The options of `utils.data.prepare.prepare_dataset` besides the archive."""
-        usual = PREPARED_WITH.get(self.dataset, {})
-        return {**usual, **self._given(usual)}
+        return {**self._usual_options, **self._given(self._usual_options)}
+
+    @property
+    def _usual_options(self) -> dict[str, typing.Any]:
+        return PREPARED_WITH.get(self.dataset, {})
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""

@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from PIL import ExifTags, Image
 
 from utils.data.archives import Archive, DatasetError
-from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
+from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage, read_file
 from utils.data.pictures import ImageError, central_square, read_image
 
 FOLDER = "folder"
@@ -57,7 +57,7 @@ def read_folder(source: Archive, *, image_size: int, val_share: float) -> Layout
     folders = [name[len(root) :] for name in source.names() if name.startswith(root)]
     found = _splits(source, root, sorted(pictures), folders)
     _check_classes(source, found, root)
-    digests = _digests(source, [pictures[path] for path in pictures])
+    digests = _digests(source, list(pictures.values()))
     contents = {path: digests.get(name, name) for path, name in pictures.items()}
     splits = {split: _without_copies(classes, contents) for split, classes in found.items()}
     _check_same(source, splits, contents)
@@ -102,10 +102,7 @@ def read_picture(source: Archive, image: ImageFile, size: int) -> Read:
     Raises:
         UnusableImage: It cannot be read.
     """
-    try:
-        data = source.read(image.name)
-    except DatasetError as error:
-        raise UnusableImage(str(error)) from error
+    data = read_file(source, image.name)
     try:
         picture = read_image(io.BytesIO(data), draft=2 * size, name=image.name)
     except ImageError as error:

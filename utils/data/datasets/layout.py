@@ -16,6 +16,14 @@ class UnusableImage(DatasetError):
     """One image cannot be used; a conversion goes on to find the others."""
 
 
+def read_file(source: Archive, name: str) -> bytes:
+    """Reads a file of an image; raises `UnusableImage` if the archive cannot."""
+    try:
+        return source.read(name)
+    except DatasetError as error:
+        raise UnusableImage(str(error)) from error
+
+
 class ImageFile(NamedTuple):
     """One image of the dataset and what is known of it."""
 

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.data.archives import Archive, DatasetError
-from utils.data.datasets.layout import Box, ImageFile, Layout, Read, UnusableImage
+from utils.data.datasets.layout import Box, ImageFile, Layout, Read, UnusableImage, read_file
 from utils.data.manifest import IMAGE_SIZE
 
 Folders = dict[str, list[str]]  # the files of each folder; one that is missing has none
@@ -103,10 +103,10 @@ def read_checked_image(source: Archive, image: ImageFile, classes: int) -> Read:
     Raises:
         UnusableImage: not a whole 64x64 JPEG with 1 or 3 channels, or another mask than described.
     """
-    data, mask = source.read(image.name), None
+    data, mask = read_file(source, image.name), None
     decoded = _decode(source, image.name, data, "JPEG", ("RGB", "L"))
     if image.mask:
-        mask = source.read(image.mask)
+        mask = read_file(source, image.mask)
         highest = int(np.asarray(_decode(source, image.mask, mask, "PNG", ("L", "P"))).max())
         if highest > classes:
             raise UnusableImage(

@@ -182,7 +182,7 @@ def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str
         _check(tfrecord.Example.FromString(record), layout, classes)
     except IndexError:
         return f"{path.name}: the image or the label of a record is empty or of another type"
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, OSError) as error:
         return str(error) if path.name in str(error) else f"{path.name}: {error}"
     return places
 

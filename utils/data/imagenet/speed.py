@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 
+from utils.commands import one_line_errors
 from utils.data.imagenet.index import index_records
 from utils.data.manifest import PREPARED_WITH
 from utils.data.pipeline import training_batches
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=PREPARED_WITH["imagenet"]["image_size"])
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
-    speed = images_per_second(options.folder, options.image_size, options.seconds)
+    with one_line_errors(parser):
+        speed = images_per_second(options.folder, options.image_size, options.seconds)
     print(f"{speed:.0f} images/s on {usable_cores()} cores")
 
 

@@ -23,12 +23,19 @@ import tensorflow as tf
 import tf_keras
 
 from utils import environment
+from utils.commands import one_line_errors
 from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
 from utils.data.pipeline import evaluation_batches, feed, training_batches
 from utils.data.plan import Source
 from utils.experiments.common import ABLATION_OPTIONS
 from utils.experiments.layers_in_call.network import FishNet
-from utils.experiments.layers_in_call.variants import EVALUATED_TRAIN_BATCHES, Variant, run_id
+from utils.experiments.layers_in_call.variants import (
+    EVALUATED_TRAIN_BATCHES,
+    LAYERS,
+    MANNERS,
+    Variant,
+    run_id,
+)
 from utils.models.presets import PRESETS, BaselineConfig, FishNetConfig
 from utils.training.config import RunConfig
 from utils.training.results import new_result, result_path, write_result
@@ -246,8 +253,8 @@ def train_variant(
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--which", default="none")
-    parser.add_argument("--manner", default="once")
+    parser.add_argument("--which", choices=LAYERS, default="none")
+    parser.add_argument("--manner", choices=MANNERS, default="once")
     parser.add_argument("--preset", default="simple")
     for name, usual in (("seed", 0), ("epochs", 5), ("batch-size", 256)):
         parser.add_argument(f"--{name}", type=int, default=usual)
@@ -256,11 +263,8 @@ def main() -> None:
     parser.add_argument("--data-dir", default="data/tiny-imagenet")
     parser.add_argument("--results-dir", default="report/results")
     options = vars(parser.parse_args())
-    variant = Variant(options.pop("which"), options.pop("manner"))
-    try:
-        print(train_variant(variant, **options))
-    except ValueError as error:
-        parser.error(str(error))
+    with one_line_errors(parser):
+        print(train_variant(Variant(options.pop("which"), options.pop("manner")), **options))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def compiled_model(
         kept = start_from(model, config.initial_weights)
         new = f"; new: {', '.join(kept)}" if kept else ""
         print(f"Starting from {config.initial_weights}{new}.")
-    on_cpu = not (environment.has_gpu() or devices.mirrored)
+    on_cpu = environment.on_cpu() and not devices.mirrored
     if config.fast_layers and on_cpu and not config.eager:
         with environment.dtype_policy(config.precision):
             model = accelerate(model)
