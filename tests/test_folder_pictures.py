@@ -112,7 +112,7 @@ def test_the_list_of_unreadable_pictures_ends(pets):
     lines = refusal(pets).splitlines()
     assert len(lines) == 22
     assert lines[0] == "25 images cannot be used:"
-    assert lines[-1] == "… 5 more"
+    assert lines[-1] == "and 5 more"
 
 
 def test_what_is_no_picture_is_said(pets, capsys):

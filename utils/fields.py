@@ -5,7 +5,7 @@ import math
 import numbers
 import operator
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
 
 import yaml
@@ -46,6 +46,21 @@ TYPES: dict[type, tuple[str, Callable]] = {
     float: ("a number", _to_float),
     str: ("a non-empty string", _to_text),
 }
+
+
+def first_of(names: Sequence[str], most: int = 10, between: str = ", ") -> str:
+    """Some of many names in an error, and how many there are besides.
+
+    Args:
+        names: in the order in which they are shown.
+        most: that are shown.
+        between: two of them.
+
+    Returns:
+        "a, b, and 3 more", say.
+    """
+    more = len(names) - most
+    return between.join([*names[:most], *[f"and {more} more"] * (more > 0)])
 
 
 def one_of(valid: Iterable[str]) -> Rule:

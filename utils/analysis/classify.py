@@ -12,6 +12,7 @@ from PIL import Image
 
 from utils.data.archives import is_system_file
 from utils.data.pictures import ImageError, central_square, read_image
+from utils.fields import first_of
 from utils.files import load_model
 from utils.training.predictions import load_predictions
 
@@ -172,7 +173,7 @@ def evaluate_folder(
     found = [sorted(p for p in f.glob(pattern) if p.suffix.lower() in SUFFIXES) for f in folders]
     empty = [f.name for f, files in zip(folders, found, strict=True) if not files]
     if empty:
-        raise ValueError(f"{folder} has no images in {', '.join(empty[:5])}.")
+        raise ValueError(f"{folder} has no images in {first_of(empty, most=5)}.")
     labels = np.repeat(np.arange(classes), [len(files) for files in found])
     files = [path for files in found for path in files]
     logits = []

@@ -36,7 +36,7 @@ def kept_images(predictions: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]
         predictions: as `utils.training.predictions.load_predictions` returns them.
 
     Returns:
-        uint8 (samples, height, width, 3) and int (samples,); the same for all runs.
+        uint8 (samples, height, width, 3) and int (samples,); the same for all runs on a split.
     """
     jpegs = predictions["jpeg"][:SAMPLES]
     labels = predictions["labels"][predictions["sample"][:SAMPLES]]

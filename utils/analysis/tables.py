@@ -62,10 +62,10 @@ def results_table(results: Results) -> pd.DataFrame:
         results: as `utils.training.results.load_results` returns them.
 
     Returns:
-        `pandas.DataFrame`, a row per run: parameters, MACs, epochs, seconds per epoch (see
-        `utils.training.results.elapsed`), device, accuracies in training and validation as
-        fractions (train is the mean of the last epoch; clean train is evaluated at its end, as val
-        is, where a run has it).
+        `pandas.DataFrame`, a row per run: run, preset, recipe, parameters, MACs, epochs, seconds
+        per epoch (see `utils.training.results.elapsed`), device, and accuracies as fractions:
+        training top-1 (the mean over the last epoch), clean training top-1 (evaluated at its end,
+        where a run has it), validation top-1 and top-5.
     """
     rows = []
     for result in results:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.archives import DatasetError
-from utils.fields import check_choice
+from utils.fields import check_choice, first_of
 from utils.files import replacing
 
 DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
@@ -59,8 +59,7 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
     if damaged:
         if "records" in manifest:
             remedy = f"mount or restore {manifest['records']}, or pass the archive's new place"
-        shown = ", ".join(damaged[:20]) + (", …" if len(damaged) > 20 else "")
-        raise DatasetError(f"{data_dir}: missing or damaged: {shown}; {remedy}.")
+        raise DatasetError(f"{data_dir}: missing or damaged: {first_of(damaged)}; {remedy}.")
     return manifest
 
 

@@ -23,6 +23,7 @@ from utils.data.datasets import tiny_shapes
 from utils.data.datasets.folder import FOLDER
 from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
 from utils.data.manifest import SCHEMA, Manifest, Options, file_sha256, write_manifest
+from utils.fields import first_of
 from utils.progress import Bar
 
 SHUFFLE_SEED = 2012
@@ -30,7 +31,6 @@ HOLDOUT_SEED = 2018
 HOLDOUT_PER_CLASS = 50
 READERS = 16  # threads; a disk takes long to find each file of a folder
 READ_AHEAD = 256  # images
-MOST_LISTED = 20  # unusable images, in an error
 
 EDGES = tuple(f"image/object/bbox/{edge}" for edge in ("xmin", "ymin", "xmax", "ymax"))
 MASK = "image/segmentation/class/encoded"
@@ -153,9 +153,8 @@ def _listed(unusable: list[UnusableImage]) -> DatasetError:
     """One error for all images that cannot be used."""
     if len(unusable) == 1:
         return unusable[0]
-    more = len(unusable) - MOST_LISTED
-    lines = [str(error) for error in unusable[:MOST_LISTED]] + [f"… {more} more"] * (more > 0)
-    return DatasetError(f"{len(unusable)} images cannot be used:\n" + "\n".join(lines))
+    listed = first_of([*map(str, unusable)], most=20, between="\n")
+    return DatasetError(f"{len(unusable)} images cannot be used:\n{listed}")
 
 
 def shard_names(split: str, number: int) -> list[str]:

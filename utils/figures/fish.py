@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from utils.figures.style import PALETTE, SMALL, WIDTH
 from utils.models.fishnet import STAGES
 
 _CONNECTIONS = (  # the transfer branches: from, to
@@ -32,7 +33,7 @@ def draw_fish(model: keras.Model) -> Axes:
 
     Source: after figure 2 of arXiv 1901.03495.
     """
-    _, ax = plt.subplots(figsize=(16 / 2.54, 7.6 / 2.54), layout="constrained")
+    _, ax = plt.subplots(figsize=(WIDTH, 3), layout="constrained")
     shapes = {name: model.get_layer(name).output.shape[1:] for name in STAGES}
     position = {name: x for x, name in enumerate(STAGES)}
     smallest = min(rows for rows, _, _ in shapes.values())
@@ -52,9 +53,9 @@ def draw_fish(model: keras.Model) -> Axes:
             )
         )
         ax.text(x, 0.22, str(channels), ha="center", va="center", fontsize=8, fontweight="bold")
-        ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=7.5)
+        ax.text(x, -0.24, f"{rows}×{columns}", ha="center", va="center", fontsize=SMALL)
         ax.text(
-            x, -3.05, name.replace("_", " "), ha="center", va="center", fontsize=7.5, color=color
+            x, -3.05, name.replace("_", " "), ha="center", va="center", fontsize=SMALL, color=color
         )
 
     for x in range(len(STAGES) - 1):
@@ -71,7 +72,7 @@ def draw_fish(model: keras.Model) -> Axes:
 
 def part_colors() -> dict[str, Any]:
     """The color of each part of the fish, in this and in the other diagrams."""
-    palette = sns.color_palette("colorblind")
+    palette = sns.color_palette(PALETTE)
     return {
         "stem": (0.35, 0.35, 0.35),
         "tail": palette[0],

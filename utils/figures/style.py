@@ -160,10 +160,10 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def colors_of(names: Iterable[str]) -> dict[str, Any]:
-    """A color for each name; all different, however many there are.
+    """A color for each name.
 
     A network has the color of `NETWORKS` in every figure; other names have the remaining colors, in
-    order of appearance.
+    order of appearance, all different, however many there are.
     """
     names = list(dict.fromkeys(names))
     palette = sns.color_palette(PALETTE)

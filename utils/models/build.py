@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from utils.fields import check_choice, check_field
+from utils.fields import check_choice, check_field, first_of
 from utils.files import load_model
 from utils.models.baselines import build_application, build_resnext, build_unet
 from utils.models.blocks import Normalization, initializer
@@ -287,11 +287,10 @@ def start_from(model: keras.Model, path: str | Path) -> list[str]:
     unexpected = [name for name in saved if name not in wanted and not name.startswith(heads)]
     problems += [f"unexpected: {name}" for name in unexpected]
     if problems:
-        more = [f"… {len(problems) - 10} more"] if len(problems) > 10 else []
         raise ValueError(
             f"initial_weights: {path} is of another network; choose a file of the same preset, "
             "stem, activation and down-sampling. "
-            + "\n".join([f"Mismatches ({len(problems)}):", *sorted(problems)[:10], *more])
+            f"Mismatches ({len(problems)}):\n" + first_of(sorted(problems), between="\n")
         )
     for name, layer in wanted.items():
         if name not in kept:

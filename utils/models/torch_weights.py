@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from utils.commands import one_line_errors
+from utils.fields import first_of
 from utils.files import replacing, save_model
 from utils.models.build import build_model
 from utils.models.fishnet import STAGES
@@ -198,8 +199,7 @@ def convert_torch_checkpoint(
     try:
         load_torch_state_dict(model, state_dict)
     except ValueError as error:
-        lines = str(error).splitlines()
-        text = "\n".join(lines[:6] + ([f"… {len(lines) - 6} more"] if lines[6:] else []))
+        text = first_of(str(error).splitlines(), most=6, between="\n")
         raise ValueError(f"{path} is not a checkpoint of {preset}. {text}") from error
     save_model(model, Path(output))
     return model

@@ -69,7 +69,8 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
     Raises:
         TrainingError: `run_dir` holds another run, is in use or cannot be written; the disk is
             full; the loss is no longer finite; or a signal has ended the run.
-        ValueError: KERAS_BACKEND is neither tensorflow nor jax.
+        ValueError: KERAS_BACKEND is neither tensorflow nor jax; the batch size does not fit the
+            devices or the images; or `initial_weights` are of another network.
         utils.data.archives.DatasetError: the records are missing, damaged or of another dataset.
         utils.training.run_folder.CheckpointError: a checkpoint in `run_dir` is of another model.
     """
@@ -204,9 +205,7 @@ def _next_stop(config: ResolvedConfig, model: keras.Model, state: TrainState) ->
 
 def _read_manifest(config: ResolvedConfig) -> Manifest:
     manifest = load_manifest(config.data_dir)
-    given = {name: getattr(config, name) for name in config.data_options}
-    asked = {name: value for name, value in given.items() if value is not None}
-    check_dataset(config.data_dir, manifest, config.dataset, asked)
+    check_dataset(config.data_dir, manifest, config.dataset, config.data_options)
     return manifest
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, SoftFileLease, Timeout
 
+from utils.fields import first_of
 from utils.files import is_mounted, locked, read_json, remove_unfinished, replacing
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def read_checkpoint(path: Path, variables: Mapping[str, Any]) -> tuple[dict[str,
     )
     if wrong:
         raise CheckpointError(
-            f"{path} is of another model or optimizer: {', '.join(wrong[:5])} … "
+            f"{path} is of another model or optimizer: {first_of(wrong, most=5)}. "
             "Use another run_dir, or delete that folder."
         )
     return arrays, _state(saved)

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image
 from utils.data.archives import Archive, DatasetError
 from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage, read_file
 from utils.data.pictures import ImageError, central_square, read_image
+from utils.fields import first_of
 
 FOLDER = "folder"
 TRAIN = ("train", "training")
@@ -29,7 +30,6 @@ TEST = ("test", "testing")
 VALIDATION = ("val", "valid", "validation", *TEST)  # the first of them that is there
 SPLIT_SEED = 2012
 JPEG_QUALITY = 95  # of pictures that are not stored as they are
-MOST_LISTED = 10  # files or classes, in an error
 
 Split = dict[str, list[str]]  # the pictures of each class, by name in the archive
 
@@ -54,8 +54,8 @@ def read_folder(source: Archive, *, image_size: int, val_share: float) -> Layout
     """
     root = _root(source)
     pictures = {name[len(root) :]: name for name in _pictures(source) if name.startswith(root)}
-    folders = [name[len(root) :] for name in source.names() if name.startswith(root)]
-    found = _splits(source, root, sorted(pictures), folders)
+    names = [name[len(root) :] for name in source.names() if name.startswith(root)]
+    found = _splits(source, root, sorted(pictures), names)
     _check_classes(source, found, root)
     digests = _digests(source, list(pictures.values()))
     contents = {path: digests.get(name, name) for path, name in pictures.items()}
@@ -155,15 +155,13 @@ def _root(source: Archive) -> str:
         root += f"{tops.pop()}/"
 
 
-def _splits(
-    source: Archive, root: str, pictures: list[str], folders: list[str]
-) -> dict[str, Split]:
+def _splits(source: Archive, root: str, pictures: list[str], names: list[str]) -> dict[str, Split]:
     """The pictures by split and class; of all classes, also those without any."""
-    parents = _parents(source, pictures, folders)
+    parents = _parents(source, pictures, names)
     found: dict[str, Split] = {split: {} for split in parents}
     stray = []
     for split, parent in parents.items():
-        for name in folders:
+        for name in names:
             if name.startswith(parent) and "/" in name[len(parent) :]:
                 found[split].setdefault(name[len(parent) :].split("/")[0], [])
         for name in pictures:
@@ -174,15 +172,15 @@ def _splits(
                 stray.append(root + name)
     if stray:
         raise DatasetError(
-            f"{source.path}: pictures in no class folder ({len(stray)}): {_some(stray)}; move "
+            f"{source.path}: pictures in no class folder ({len(stray)}): {first_of(stray)}; move "
             "each into the folder of its class."
         )
     return found
 
 
-def _parents(source: Archive, pictures: list[str], folders: list[str]) -> dict[str, str]:
+def _parents(source: Archive, pictures: list[str], names: list[str]) -> dict[str, str]:
     """The folder of each split, with a slash; of train alone, "" or its own, if there is none."""
-    tops = {name.split("/")[0] for name in folders if "/" in name}
+    tops = {name.split("/")[0] for name in names if "/" in name}
     train = [name for name in tops if name.lower() in TRAIN]
     others = sorted(
         (name for name in tops if name.lower() in VALIDATION),
@@ -199,7 +197,7 @@ def _parents(source: Archive, pictures: list[str], folders: list[str]) -> dict[s
     if beside := used.difference(train, others):
         raise DatasetError(
             f"{source.path}: pictures beside {train[0]}/ and {others[0]}/, in "
-            f"{_some(sorted(beside))}; move these folders away, or, if all of them are classes, "
+            f"{first_of(sorted(beside))}; move these folders away, or, if all of them are classes, "
             "rename those two."
         )
     labeled = [name for name in others if name in nested or name.lower() not in TEST]
@@ -218,8 +216,8 @@ def _check_names(source: Archive, nested: dict[str, set[str]]) -> None:
             same = sorted(nested[train] & nested[other])
             if len(same) > 1:
                 raise DatasetError(
-                    f"{source.path}: {train}/ and {other}/ hold the same folders, {_some(same)}; "
-                    "name the splits train/ and val/."
+                    f"{source.path}: {train}/ and {other}/ hold the same folders, "
+                    f"{first_of(same)}; name the splits train/ and val/."
                 )
 
 
@@ -238,14 +236,14 @@ def _check_classes(source: Archive, found: dict[str, Split], root: str) -> None:
     ]
     if empty:
         raise DatasetError(
-            f"{source.path}: class folders without a picture: {_some(empty)}; put pictures there "
-            "or remove the folders."
+            f"{source.path}: class folders without a picture: {first_of(empty)}; put pictures "
+            "there or remove the folders."
         )
     common = set.intersection(*(set(names) for names in found.values()))
     for split, names in found.items():
         if missing := sorted(set(names) - common):
             raise DatasetError(
-                f"{source.path}: classes in {split} alone: {_some(missing)}; give both the same "
+                f"{source.path}: classes in {split} alone: {first_of(missing)}; give both the same "
                 "class folders, or leave out the split: then it is made."
             )
 
@@ -279,7 +277,7 @@ def _check_same(source: Archive, splits: dict[str, Split], contents: dict[str, s
     if same:
         raise DatasetError(
             f"{source.path}: pictures in two classes or in both splits ({len(same)}): "
-            f"{_some(same)}; keep one of each."
+            f"{first_of(same)}; keep one of each."
         )
 
 
@@ -287,7 +285,7 @@ def _divide(source: Archive, classes: Split, share: float) -> dict[str, Split]:
     """Takes a share of each class for validation."""
     if alone := sorted(name for name, paths in classes.items() if len(paths) < 2):
         raise DatasetError(
-            f"{source.path}: class folders with one picture: {_some(alone)}; a class needs two "
+            f"{source.path}: class folders with one picture: {first_of(alone)}; a class needs two "
             "that differ, one to train on and one to validate with."
         )
     splits: dict[str, Split] = {"train": {}, "validation": {}}
@@ -314,8 +312,3 @@ def _report(source: Archive, copies: int) -> None:
 
 def _count(splits: dict[str, Split]) -> int:
     return sum(len(paths) for classes in splits.values() for paths in classes.values())
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MOST_LISTED
-    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

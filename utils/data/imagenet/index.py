@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from utils import tfrecord
 from utils.data.archives import DatasetError
 from utils.data.imagenet.crops import decode
-from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, Layout, label_of
+from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, RecordLayout, label_of
 from utils.data.manifest import (
     SCHEMA,
     Manifest,
@@ -21,6 +21,7 @@ from utils.data.manifest import (
     manifest_sha256,
     write_manifest,
 )
+from utils.fields import first_of
 from utils.files import replacing
 from utils.progress import Bar
 
@@ -81,9 +82,9 @@ def index_records(
             for path, count in zip(paths, counts, strict=True):
                 described[path.name] = {"bytes": path.stat().st_size, "records": count}
     if problems:
-        shown = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
         raise DatasetError(
-            f"Files in {folder} cannot be used ({len(problems)}): {shown}. Copy or make them again."
+            f"Files in {folder} cannot be used ({len(problems)}): "
+            f"{first_of(problems, between='; ')}. Copy or make them again."
         )
     images = {prefix: len(index[f"{prefix}_shards"]) for prefix in shards}
     manifest = {
@@ -117,7 +118,7 @@ def _write(data_dir: Path, index: dict[str, np.ndarray], manifest: Manifest) -> 
     return write_manifest(data_dir, {**manifest, "index_sha256": file_sha256(data_dir / INDEX)})
 
 
-def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
+def _find_shards(folder: Path) -> tuple[RecordLayout, dict[str, list[Path]]]:
     """The layout of a folder, and the files of both splits in order."""
     names = sorted(file.name for file in folder.iterdir())
     for layout in LAYOUTS:
@@ -131,7 +132,7 @@ def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
             total = max(int(match["total"]) for match in matches)
             there = sorted(int(match["number"]) for match in matches)
             if missing := sorted(set(range(total)) - set(there)):
-                shown = ", ".join(map(str, missing[:20])) + (", …" if len(missing) > 20 else "")
+                shown = first_of([*map(str, missing)], most=20)
                 first = matches[0].string
                 raise DatasetError(
                     f"{folder}: of {total} files like {first}, {len(missing)} are missing: "
@@ -145,7 +146,7 @@ def _find_shards(folder: Path) -> tuple[Layout, dict[str, list[Path]]]:
         return layout, {s: [folder / m.string for m in matches] for s, matches in found.items()}
     raise DatasetError(
         f"{folder} must have files named train-00000-of-01024 and validation-00000-of-00128, or as "
-        f"tensorflow-datasets names them. Found: {', '.join(names[:5]) or 'nothing'}"
+        f"tensorflow-datasets names them. Found: {first_of(names, most=5) or 'nothing'}"
     )
 
 
@@ -172,7 +173,7 @@ def _read_text(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text ({error}); restore the file.") from error
 
 
-def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str:
+def _look_at(path: Path, layout: RecordLayout, classes: list[str]) -> np.ndarray | str:
     """Where the records of a file are, int64 (records, 2), starts and lengths; or what is wrong."""
     try:
         places = tfrecord.find_records(path)
@@ -187,7 +188,7 @@ def _look_at(path: Path, layout: Layout, classes: list[str]) -> np.ndarray | str
     return places
 
 
-def _check(example: Any, layout: Layout, classes: list[str]) -> None:
+def _check(example: Any, layout: RecordLayout, classes: list[str]) -> None:
     feature = example.features.feature
     if lacking := [key for key in (layout.image, layout.label) if key not in feature]:
         found = ", ".join(sorted(feature)) or "nothing"

@@ -29,7 +29,7 @@ INTERLEAVED = 16  # files that are read at a time
 
 
 @dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """How somebody writes ImageNet as TFRecords."""
 
     files: str  # regular expression, of the names, with groups number and total
@@ -40,12 +40,14 @@ class Layout:
 
 # Source: tensorflow/tpu, tools/datasets/imagenet_to_gcs.py; tensorflow-datasets, imagenet2012.
 LAYOUTS = (
-    Layout(r"{split}-(?P<number>\d+)-of-(?P<total>\d+)", "image/encoded", "image/class/label", 1),
-    Layout(r".+-{split}\.tfrecord-(?P<number>\d+)-of-(?P<total>\d+)", "image", "label", 0),
+    RecordLayout(
+        r"{split}-(?P<number>\d+)-of-(?P<total>\d+)", "image/encoded", "image/class/label", 1
+    ),
+    RecordLayout(r".+-{split}\.tfrecord-(?P<number>\d+)-of-(?P<total>\d+)", "image", "label", 0),
 )
 
 
-def label_of(example: Any, layout: Layout, classes: int) -> int:
+def label_of(example: Any, layout: RecordLayout, classes: int) -> int:
     """The label of a record, from 0.
 
     Args:
@@ -195,11 +197,11 @@ def _threads() -> ThreadPoolExecutor:
 
 
 class Thumbnails(Sequence):
-    """The encoded images of some records in the order of the rows, small, one at a time.
+    """The central squares of some records' images in the order of the rows, small, as JPEGs.
 
     Args:
         records: that they are of.
-        side: of the shorter side, in pixels.
+        side: of the square, in pixels.
     """
 
     def __init__(self, records: RecordFiles, side: int = 96) -> None:

@@ -193,7 +193,7 @@ def bottlenecks(
 class Bridge(layers.Layer):
     """Score layers, residual blocks and the squeeze block that gates them."""
 
-    def __init__(self, parts: Parts, inputs: int, width: int, depth: int) -> None:
+    def __init__(self, parts: Parts, width: int, depth: int) -> None:
         super().__init__()
         self.score = tf_keras.Sequential(
             [
@@ -252,7 +252,7 @@ class FishNet(tf_keras.Model):
             widths.append(planes[stage] + widths[_source(stage)])
         self.stem = Stem(parts, planes[0])
         self.tail = [bottlenecks(parts, widths[i - 1], planes[i], depths[i - 1]) for i in (1, 2, 3)]
-        self.bridge = Bridge(parts, widths[3], planes[4], depths[3])
+        self.bridge = Bridge(parts, planes[4], depths[3])
         self.trunks, self.transfers = [], []
         for stage in range(5, 11):
             up = stage < 8

@@ -87,7 +87,8 @@ def finish(
             measured = new_model(config, source.manifest, config.precision)
             measured.set_weights(weights)
         result["metrics_flip"] = keep_predictions(config, measured, source, result)
-    if is_kept(result) or config.weights_dir not in ("report/weights", config.run_dir):
+    usual = Path("report/weights"), folder
+    if is_kept(result) or Path(config.weights_dir) not in usual:
         keep_weights(config)
     result["status"] = "complete"
     results.write_result(config.result_file, result)
