@@ -6,18 +6,23 @@ import tempfile
 
 import pytest
 
+# Before Keras is imported: the same backend and devices whatever the user has set, as only a CPU
+# adds up in the same order each time.
+os.environ["FISHNET_QUICK"] = tempfile.mkdtemp(prefix="fishnet-quick-")
+os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.environ["FISHNET_QUICK"]}
+os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     # Most of a test is tracing, on one core. The cells of a notebook stay together.
-    distributes = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
-    if distributes and config.option.numprocesses is None:
-        config.option.numprocesses, config.option.dist = 2, "loadfile"
-
-
-def pytest_configure(config):
-    os.environ["FISHNET_QUICK"] = tempfile.mkdtemp(prefix="fishnet-quick-")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    if config.option.numprocesses is None:
+        config.option.numprocesses = 2
+    if config.option.numprocesses and config.option.dist == "no":
+        config.option.dist = "loadfile"
 
 
 def pytest_unconfigure(config):

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import keras
+import matplotlib
 import pytest
 import runs
 from layouts import sample_files
@@ -13,6 +14,8 @@ from utils.models.presets import PRESETS
 from utils.training import run_folder
 from utils.training.config import RunConfig
 from utils.training.run import train
+
+matplotlib.use("Agg")  # no windows
 
 
 @pytest.fixture(autouse=True)

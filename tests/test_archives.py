@@ -94,6 +94,11 @@ def test_refuses_a_damaged_archive(layout, tmp_path):
         damaged[place : place + 2] = b"XX"
         bad.write_bytes(damaged)
         assert_refused(bad, "bad.zip", IMAGE, "CRC", *texts)
+    encrypted = bytearray(whole)
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of a file, and in the list of all
+        encrypted[encrypted.index(mark) + flags] |= 1
+    bad.write_bytes(encrypted)
+    assert_refused(bad, "bad.zip", "is encrypted; pass a plain archive")
     for mode in ("w", "w:gz", "w:xz"):
         whole = pack_tar(layout, tmp_path / "whole.tar", mode).read_bytes()
         for cut in (len(whole) // 2, len(whole) // 2 // 512 * 512, len(whole) - 9000):

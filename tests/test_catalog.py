@@ -13,6 +13,7 @@ from papermill.cli import papermill as papermill_command
 from utils.experiments import catalog
 from utils.experiments.ablations import ablation_runs, batch_statistics_id
 from utils.experiments.layers_in_call.variants import Variant, run_id
+from utils.export import parity
 from utils.training.config import RunConfig
 from utils.training.results import read_result
 
@@ -36,7 +37,7 @@ def notebook_parameters(path):
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_the_command_of_a_result_exists(path):
+def test_the_command_of_a_result_exists(path, monkeypatch):
     result = read_result(path)
     assert result["run_id"] == path.stem
     command = result["command"]
@@ -50,11 +51,15 @@ def test_the_command_of_a_result_exists(path):
         assert name == path.stem
     elif command == "python -m utils.analysis.gradients":
         assert path.stem in {run.run_id for run in catalog.gradient_runs()}
-        assert "__main__" in (ROOT / "utils/analysis/gradients.py").read_text()
     elif command == "python -m utils.export.parity --authors-code FishNet":
-        assert "__main__" in (ROOT / "utils/export/parity.py").read_text()
+        done = []
+        monkeypatch.setattr(parity, "measure", lambda *folders: done.append(folders))
+        monkeypatch.setattr("sys.argv", command.split()[2:])
+        parity.main()
+        assert done == [("data/tiny-imagenet", "report/results", "FishNet")]
     elif command == "pytest -m slow tests/test_kills.py":
-        assert "@pytest.mark.slow" in (ROOT / "tests/test_kills.py").read_text()
+        text = (ROOT / "tests/test_kills.py").read_text()
+        assert "@pytest.mark.slow\ndef test_fifty_kills(" in text
     else:
         notebook, parameters = papermill_arguments(command)
         assert set(parameters) <= notebook_parameters(notebook)

@@ -14,7 +14,6 @@ from utils.analysis.classify import (
 )
 from utils.data import pictures
 from utils.data.pictures import ImageError, central_square, read_image
-from utils.models.torch_weights import MEAN, STD
 
 WORDS = ["red", "green", "blue"]
 
@@ -242,11 +241,6 @@ def test_scaling_is_that_of_torchvision(tmp_path):
     x = torch.nn.functional.interpolate(x, size=(256, 341), mode="bilinear", antialias=True)
     expected = x.numpy()[0].transpose(1, 2, 0)[16:240, 58:282]
     assert np.abs(image - expected).max() <= 1.01
-
-
-def test_mean_and_deviation():
-    np.testing.assert_allclose(MEAN, [123.675, 116.28, 103.53])
-    np.testing.assert_allclose(STD, [58.395, 57.12, 57.375])
 
 
 @pytest.fixture

@@ -99,20 +99,19 @@ def test_torch_weights_come_back_exactly(model, images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "received"),
+    ("stem", "changes", "received"),
     [
-        ({"stem": "half"}, "stride 2"),
-        ({"stages": "tail"}, "stride 4, no bridge, no body_1, .*, no head_3"),
+        ("half", {}, "stride 2"),
+        ("imagenet", {"stages": "tail"}, "stride 4, no bridge, no body_1, .*, no head_3"),
         *(
-            ({"down_sampling": pool}, "stride 4, tail_1.*")
+            ("imagenet", {"down_sampling": pool}, "stride 4, tail_1.*")
             for pool in ("average_pool", "max_pool_3x3", "convolution")
         ),
-        ({"groups": 2, "bottleneck_ratio": 1}, "stride 4, tail_1_block1_conv2, .*"),
+        ("imagenet", {"groups": 2, "bottleneck_ratio": 1}, "stride 4, tail_1_block1_conv2, .*"),
     ],
 )
-def test_networks_that_the_authors_do_not_have(tmp_path, changes, received):
+def test_networks_that_the_authors_do_not_have(tmp_path, stem, changes, received):
     pytest.importorskip("torch")
-    stem = changes.pop("stem", "imagenet")
     network = build_model(dataclasses.replace(runs.WHOLE, **changes), num_classes=3, stem=stem)
     with pytest.raises(ValueError, match=f"without groups. Received: {received}$"):
         formats.export_model(network, "torch", tmp_path / "a.pth.tar")

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import runs
 import tensorflow as tf
 
 from utils.models import fast_layers
@@ -10,13 +11,7 @@ from utils.models.presets import FishNetConfig
 
 pytestmark = pytest.mark.tracing
 
-SMALL = FishNetConfig(
-    (8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200),
-    (1,) * 10,
-    (1,) * 6,
-    activation="silu",
-    logits_bn=True,
-)
+SMALL = FishNetConfig(runs.PLANES, (1,) * 10, (1,) * 6, activation="silu", logits_bn=True)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_stage_shapes_at_each_stem(stem, stride):
     assert model.output.shape == (None, 5)
     pools = sum(isinstance(layer, keras.layers.MaxPooling2D) for layer in model.layers)
     assert pools == 6 + (stem == "imagenet")
-    assert len({build_tiny(stem=s, image_size=64).count_params() for s in ("full", stem)}) == 1
+    assert model.count_params() == 11_822
 
 
 def test_every_layer_is_named_after_its_stage():

@@ -117,6 +117,13 @@ def test_archives_are_as_safe_as_those_of_tiny_imagenet(tmp_path):
     assert refusal(path) == ("cat/../../x.png points outside of the archive; do not use this file.")
 
 
+def test_a_manifest_of_another_version(pets, tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/manifest.json").write_text('{"schema": 1}')
+    with pytest.raises(DatasetError, match="manifest.json has another schema; delete .*records, "):
+        converted(pets)
+
+
 @pytest.mark.parametrize("left", ['{"schema": 2, "cl', ""])
 def test_a_half_written_manifest(pets, tmp_path, left):
     output = tmp_path / "records"

@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import runs
 import tensorflow as tf
 
 from utils.analysis.gradients import (
@@ -21,7 +22,7 @@ from utils.training.results import read_result
 
 pytestmark = pytest.mark.tracing
 
-SMALL = FishNetConfig((8, 16, 32, 64, 64, 64, 48, 32, 40, 104, 200), (1,) * 10, (1,) * 6)
+SMALL = FishNetConfig(runs.PLANES, (1,) * 10, (1,) * 6)
 
 
 @pytest.fixture(scope="module")

@@ -169,8 +169,10 @@ def losses(train, which, manner, steps=2):
     train.tf.config.run_functions_eagerly(manner != "twin")
     model = train.build_variant("simple", Variant(which, manner))
     options = {"steps_per_epoch": 1, "epochs": steps, "verbose": 0, "validation_steps": 1}
-    history = model.fit(batches(train), validation_data=batches(train), **options).history
-    train.tf.config.run_functions_eagerly(False)
+    try:
+        history = model.fit(batches(train), validation_data=batches(train), **options).history
+    finally:
+        train.tf.config.run_functions_eagerly(False)
     return model, history
 
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import nbformat
 import pytest
+from books import NOTEBOOKS, cells, parsed
 
-from tests.test_notebooks import NOTEBOOKS, cells, parsed
 from utils.data.manifest import DATASETS
 from utils.training.recipes import OPTIMIZERS, RECIPES
 

@@ -5,24 +5,14 @@ import re
 import zipfile
 from pathlib import Path
 
-import nbformat
 import pytest
+from books import NOTEBOOKS, ROOT, cells, parsed
 from packaging.version import Version
 
 from utils.environment import NOT_IN_A_NOTEBOOK, REPOSITORY
 from utils.training.config import RunConfig
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BADGE = re.compile(r"https://colab\.research\.google\.com/github/([\w./-]+\.ipynb)")
-
-
-def cells(path, kind="code"):
-    return [c for c in nbformat.read(path, 4).cells if c.cell_type == kind]
-
-
-def parsed(cell):
-    return ast.parse("\n".join(ln for ln in cell.source.splitlines() if not ln.startswith("%")))
 
 
 def test_they_are_all_there_in_order():

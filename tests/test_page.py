@@ -146,7 +146,7 @@ def open_page(address, browser):
     assert [url for url in requests if not url.startswith(local)] == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page(open_page):
     return open_page()
 
@@ -205,7 +205,6 @@ def test_an_upload_is_classified_as_the_kept_predictions_say(page, tmp_path):
 
 def test_a_bad_upload_says_why(page, tmp_path):
     (tmp_path / "<b>bad.jpg").write_bytes(b"not an image")
-    page.locator("#file button[aria-label=Clear]").click()
     page.set_input_files("#file input[type=file]", tmp_path / "<b>bad.jpg")
     message = page.locator("#message [role=alert]")
     message.wait_for()

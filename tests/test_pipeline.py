@@ -233,6 +233,7 @@ def test_what_keras_is_given_on_tensorflow(source):
     assert dataset.element_spec[0] == tf.TensorSpec((None, 64, 64, 3), tf.uint8)
     assert len(dataset) == 3
     equal(dataset.as_numpy_iterator(), batches)
+    assert dataset.options().autotune.enabled is False  # else each iterator waits for the tuner
     training = feed(training_batches(source, epochs=2))
     assert training.element_spec[1] == tf.TensorSpec((32,), tf.int32)
 

@@ -35,11 +35,6 @@ def test_lists_and_tuples_make_the_same_config():
     assert isinstance(config.network_planes, tuple)
 
 
-def test_config_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PRESETS["simple"].network_planes = (1,) * 11
-
-
 def test_unusual_widths_can_be_built():
     planes = with_planes(p0=6, p1=10, p8=50, p9=4, p10=7, p7=46, p6=36, p5=8, p2=28)
     assert build_fishnet(FishNetConfig(**planes), image_size=32).output.shape == (None, 200)

@@ -101,11 +101,17 @@ def test_a_bar_that_goes_on_in_an_epoch(terminal):
     assert re.search(r"\| 500/1000 \[\d\d:\d\d<\d\d:\d\d, [\d.]+ images/s, loss 3.100\]$", line)
 
 
-def test_a_bar_that_nobody_looks_at(capsys):
-    for options in ({}, {"looked_at": False}):  # the output is no terminal; another process
-        with Bar(total=3, delay=0, mininterval=0, **options) as bar:
-            bar.update(2)
+def test_a_bar_that_nobody_looks_at(terminal, capsys):
+    """As the output is no terminal, or as another process shows one."""
+    with Bar(total=3, delay=0, mininterval=0) as bar:
+        bar.update(2)
     assert capsys.readouterr() == ("", "")
+    ours, theirs = terminal
+    with open(os.dup(theirs), "w") as file:
+        with Bar(total=3, delay=0, mininterval=0, file=file, looked_at=False) as bar:
+            bar.update(2)
+        file.write("the end")
+    assert shown(ours) == "the end"
 
 
 @pytest.mark.tracing

@@ -12,8 +12,10 @@ MIB = 2**20
 
 
 def tracked():
-    run = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if run.returncode:
+    command = ["git", "ls-files", "-z"]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in run.stdout.split("\0") if name]
     return [path for path in paths if path.is_file()]

@@ -46,6 +46,9 @@ def test_round_trip_and_shape_checks(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="a.json is damaged or half-written"):
         results.read_result(path)
+    path.write_text('{"schema": 2}')
+    with pytest.raises(ValueError, match="a.json: schema must be 1. Received: 2"):
+        results.read_result(path)
 
 
 def test_a_recipe_of_another_version_is_read_by_its_name_of_today():

@@ -1,4 +1,5 @@
 import contextlib
+import sys
 
 import pytest
 
@@ -28,13 +29,17 @@ fish = Fish
 
 @pytest.fixture
 def authors_code(tmp_path):
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
     models = tmp_path / "FishNet/models"
     models.mkdir(parents=True)
     (models / "__init__.py").write_text("import something_that_is_not_installed")
     (models / "blocks.py").write_text("seen = {}")
     (models / "fishnet.py").write_text(FISHNET)
-    return models.parent
+    yield models.parent
+    torch.set_num_threads(threads)
+    for name in ("models", "models.blocks", "models.fishnet"):  # of this checkout
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def apt(tmp_path, monkeypatch):
         (tmp_path / "bin" / "apt-get").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "bin" / "apt-get").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        monkeypatch.setenv("LC_ALL", "C")
 
     return say
 

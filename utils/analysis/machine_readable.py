@@ -13,7 +13,7 @@ METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tas
 
 
 def results_csv(results_dir: str | Path) -> str:
-    """Every training in one table: docs/results.md describes the columns.
+    """Every training that has ended in one table: docs/results.md describes the columns.
 
     Args:
         results_dir: folder of result JSONs; those of benchmarks have no place in it.
@@ -22,7 +22,8 @@ def results_csv(results_dir: str | Path) -> str:
         The text of a CSV file, a line for each run, sorted by its id.
     """
     found = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
-    rows = [_row(result) for result in found if result["kind"] != "benchmark"]
+    done = [result for result in found if result["status"] != "running"]
+    rows = [_row(result) for result in done if result["kind"] != "benchmark"]
     return pd.DataFrame(rows).astype({"macs": "Int64"}).to_csv(index=False, lineterminator="\n")
 
 
