@@ -133,7 +133,7 @@ def test_the_figure_says_what_the_table_says(table, course):
     assert rows[3] == ["–", "–", "–", "10.0% (50%)", "4.5% (90%)", "2 × 1"]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
-        *("course report, simple", "nothing: the sound network", "BatchNorm, kept in a list"),
+        *("course report, simple", "nothing (fault-free)", "BatchNorm, kept in a list"),
         "score layers",
         "ResNet of keras.applications",
     ]

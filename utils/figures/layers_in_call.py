@@ -17,7 +17,7 @@ COLUMNS = {
     "val": "validation\ntop-1 (equal\ntraining)",
 }
 LAYERS = {
-    "none": "nothing: the sound network",
+    "none": "nothing (fault-free)",
     "batch_norm": "BatchNorm",
     "shortcut": "shortcuts",
     "squeeze": "squeeze block",
@@ -72,7 +72,7 @@ def plot_symptoms(table: pd.DataFrame, course: pd.Series) -> Figure:
         LEGEND.values(),
         loc="outside lower center",
         ncols=len(LEGEND),
-        title="in brackets: share of the sound network's, at equal epochs or equal training top-1",
+        title="in brackets: share of the fault-free network's, at equal epochs or training top-1",
         title_fontsize=SMALL,
         fontsize=SMALL,
     )
