@@ -227,7 +227,7 @@ def test_networks_whose_names_are_cut_to_the_same_stay_apart(rows):
 
 
 def test_reliability_has_a_panel_a_recipe_and_each_error():
-    frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [1, 1]})
+    frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [20, 20]})
     runs = [result("simple", 4), result("complex", 4), result("simple", 2, "course")]
     figure = charts.plot_reliability([(run, frame) for run in runs])
     tuned, course = figure.axes
@@ -238,6 +238,17 @@ def test_reliability_has_a_panel_a_recipe_and_each_error():
     assert list(lines[0].get_ydata()) == [0.3, 0.8]
     assert lines[0].get_label() == "simple, tuned, 4 epochs: 5.0%"
     assert lines[0].get_color() == course.lines[1].get_color() != lines[1].get_color()
+
+
+def test_reliability_tells_seeds_apart_and_leaves_out_bins_of_few_images():
+    frame = pd.DataFrame({"confidence": [0.2, 0.8], "accuracy": [0.3, 0.8], "images": [19, 20]})
+    runs = [result("simple", 4, seed=seed) for seed in (0, 1)]
+    (axes,) = charts.plot_reliability([(run, frame) for run in runs]).axes
+    _, *lines = axes.lines
+    assert [line.get_label().partition(":")[0] for line in lines] == [
+        "simple, tuned, 4 epochs, seed 0", "simple, tuned, 4 epochs, seed 1",
+    ]  # fmt: skip
+    assert [list(line.get_xdata()) for line in lines] == [[0.8], [0.8]]
 
 
 def test_per_class_shows_both_ends():
@@ -265,10 +276,10 @@ def test_gradient_norms_have_a_panel_each():
     *panels, empty = charts.plot_gradient_norms(norms).axes
     titles = ["simple, untrained", "simple, trained", "residual network, trained"]
     assert [axes.get_title() for axes in panels] == titles
-    first, second, third = (axes.patches[0].get_facecolor() for axes in panels)
+    first, second, third = (axes.lines[0].get_color() for axes in panels)
     assert first == second != third
     assert {"0.1", "1"} <= set(ticks(panels[0].yaxis))
-    assert [patch.get_height() for patch in panels[0].patches] == [0.1, 2.0]
+    assert list(panels[0].lines[0].get_ydata()) == [0.1, 2.0]
     assert not empty.axison
 
 

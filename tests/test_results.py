@@ -282,7 +282,7 @@ def test_seeds_are_taken_together_and_networks_are_compared_at_equal_epochs():
     lines = tables.markdown_results(runs).splitlines()
     assert lines[:2] == ["Recipe `tuned-v1`:", ""]
     assert lines[5] == (
-        "| 2 | simple (2 seeds) | 654,200 | 14 | 0 | 70.0% | **52.0 ± 2.8%** | 75.0% |"
+        "| 2 | simple (2 seeds) | 654,200 | 14 | 0 | 70.0% | **52.0\u00a0±\u00a02.8%** | 75.0% |"
     )
     assert lines[7] == "Recipe `course`:"
     assert lines[11].split(" | ")[5] == "50.0% †"  # the mean of an epoch
@@ -316,13 +316,13 @@ def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
         make_result(run_id="simple-tuned-2ep-seed0", seed=0),
         make_result(run_id="b-seed1", seed=1, config={"stem": "half"}),
     ]
+    second = "epoch\u00a02,\u00a00\u00a0min"
     assert tables.markdown_times(runs).splitlines() == [
         "| network | recipe | epochs | the course report's best FishNet, 30.0% "
         "| the course report's ResNet, 90.0% | 40% |",
         "|---|---|---|---|---|---|",
-        "| simple | tuned-v1 | 2 | epoch 2, 0 min | – | epoch 2, 0 min |",
-        "| simple, stem of stride 2 (seed 1) | tuned-v1 | 2 | epoch 2, 0 min | – "
-        "| epoch 2, 0 min |",
+        f"| simple | tuned-v1 | 2 | {second} | – | {second} |",
+        f"| simple, stem of stride 2 (seed 1) | tuned-v1 | 2 | {second} | – | {second} |",
     ]
 
 

@@ -145,12 +145,17 @@ def test_the_table_sorts(site):
 
 def test_the_curves_follow_the_choice(site):
     traces = "document.getElementById('curve-plot').data.length"
-    runs = site.locator("#curve-runs button").count()
-    assert site.evaluate(traces) == 2 * runs  # training and validation
-    site.locator("#curve-runs button").first.click()
-    assert site.evaluate(traces) == 2 * (runs - 1)
+    runs = site.locator("#curve-runs button[aria-pressed=true]")
+    assert runs.count() == site.evaluate("data.runs.filter((r) => r.epochs === 30).length")
+    assert site.evaluate(traces) == 2 * runs.count()  # training and validation
+    runs.first.click()
+    assert site.evaluate(traces) == 2 * runs.count()
+    site.locator("#curve-runs button[aria-pressed=false]").first.click()
     site.locator("#curve-measure button", has_text="learning rate").click()
-    assert site.evaluate(traces) == runs - 1
+    assert site.evaluate(traces) == runs.count()
+    names = site.evaluate("data.runs.map((r) => r.name)")
+    assert "complex, SiLU, tuned, 30 epochs, seed 1" in names
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("what", ["parameters", "macs"])

@@ -185,7 +185,7 @@ def markdown_results(results: Results) -> str:
                 f"{row['MACs'] / 1e6:.0f}",
                 _seconds(row["s / epoch"]),
                 _percent(row["training top-1"]) + ("" if row["clean"] else " †"),
-                f"**{100 * row['validation top-1']:.1f} ± {100 * row['error']:.1f}%**",
+                f"**{100 * row['validation top-1']:.1f}\u00a0±\u00a0{100 * row['error']:.1f}%**",
                 _percent(row["validation top-5"]),
             )
             for row in rows.to_dict("records")
@@ -240,7 +240,8 @@ def first_epoch_above(result: dict[str, Any], level: float) -> str:
     for epoch, top1 in enumerate(result["history"]["val_top1"], start=1):
         if top1 is not None and top1 > level:
             minutes = elapsed(result, epoch) / 60
-            return f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
+            said = f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
+            return said.replace(" ", "\u00a0")
     return "–"
 
 

@@ -31,6 +31,7 @@ from utils.training.recipes import family_of
 from utils.training.results import TITLES
 
 SPLITS = {"val": "validation set", "holdout": "hold-out"}
+FEWEST = 20  # images of a bin: one more or less right moves it by 5 points
 
 
 def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame) -> Figure:
@@ -64,12 +65,13 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
         ),
     ]
     for preset, recipe, epochs, parameters, top1, error in shown:
-        color = colors[preset]
+        color, is_theirs = colors[preset], recipe == "theirs"
         axes.errorbar(
             *(parameters, top1, error),
-            fmt=THEIRS if recipe == "theirs" else OURS,
+            fmt=THEIRS if is_theirs else OURS,
             color=color,
-            ms=5,
+            ms=7 if is_theirs else 5,  # where both are in one place, both are seen
+            zorder=2 if is_theirs else 3,
             mfc="white" if recipe.startswith("course") else color,
         )
         if epochs != COURSE_EPOCHS:
@@ -193,12 +195,17 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     for result in results:
         groups.setdefault((result["recipe"], len(result["history"]["loss"])), []).append(result)
     lines = [math.ceil(len(set(map(network_of, r))) / _columns(r)) for r in groups.values()]
-    heights = [1.9 + 0.16 * count for count in lines]
+    heights = [
+        (2.6 if len(runs) > 3 else 1.9) + 0.16 * count
+        for runs, count in zip(groups.values(), lines, strict=True)
+    ]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
     rows = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     colors = colors_of(result["preset"] for result in results)
+    networks = dict.fromkeys(map(network_of, results))
+    markers = dict(zip(networks, itertools.cycle("os^vDPX"), strict=False))
     for row, ((recipe, epochs), runs) in zip(rows, groups.items(), strict=True):
-        _draw_curves(row, runs, colors, f"{recipe}, {epochs} epochs")
+        _draw_curves(row, runs, colors, markers, f"{recipe}, {epochs} epochs")
     splits = [SPLITS[split] for split in dict.fromkeys(r["metrics"]["split"] for r in results)]
     handles = [plt.Line2D([], [], color="0.3", linestyle=style) for style in ("--", "-")]
     labels = ["training set", " or ".join(splits)]
@@ -207,23 +214,31 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _draw_curves(
-    row: Any, runs: Sequence[Mapping[str, Any]], colors: Mapping[str, Any], title: str
+    row: Any,
+    runs: Sequence[Mapping[str, Any]],
+    colors: Mapping[str, Any],
+    markers: Mapping[str, str],
+    title: str,
 ) -> None:
     """The curves of runs of equal length with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
     named = {network_of(run): run for run in runs}  # the seeds of one have one label
-    markers = dict(zip(named, itertools.cycle("os^vDP"), strict=False))
     for result in runs:
         history, preset, network = result["history"], result["preset"], network_of(result)
         count = len(history["loss"])
         is_variant = network != preset and preset in named
         style = {"color": colors[preset], "alpha": 0.5 if is_variant else 1, "lw": 1}
-        marked = {"marker": markers[network], "ms": 3, "markevery": max(1, count // 10), **style}
         for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(range(1, count + 1), history[name], "--", **style)
             evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
-            (line,) = axes.plot(evaluated.index, evaluated, **marked)
+            (line,) = axes.plot(
+                *(evaluated.index, evaluated),
+                marker=markers[network],
+                ms=3,
+                markevery=max(1, len(evaluated) // 10),
+                **style,
+            )
         if named[network] is result:
             line.set_label(_label(result))
     left.set(title=f"{title}: cross-entropy", ylabel="loss", ylim=(0, None))
@@ -250,7 +265,7 @@ def plot_reliability(
 ) -> Figure:
     """Accuracy against confidence; a calibrated network is diagonal.
 
-    All versions of a recipe are in one panel.
+    All versions of a recipe are in one panel. Bins of fewer than `FEWEST` images are left out.
 
     Args:
         tables: (result of a run, what `utils.analysis.predictions.calibration` returns for it).
@@ -268,15 +283,22 @@ def plot_reliability(
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
     lines = []
-    for (result, table), marker in zip(tables, itertools.cycle("os^vDPX"), strict=False):
-        network, epochs = _label(result), len(result["history"]["loss"])
+    names = [
+        f"{_label(result)}, {result['recipe']}, {len(result['history']['loss'])} epochs"
+        for result, _ in tables
+    ]
+    for (result, table), name, marker in zip(
+        tables, names, itertools.cycle("os^vDPX"), strict=False
+    ):
+        seed = f", seed {result['seed']}" if names.count(name) > 1 else ""
         error = expected_calibration_error(table)
+        table = table[table["images"] >= FEWEST]
         (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
             *(table["confidence"], table["accuracy"], f"{marker}-"),
             ms=3,
             lw=1,
             color=colors[result["preset"]],
-            label=f"{network}, {result['recipe']}, {epochs} epochs: {error:.1%}",
+            label=f"{name}{seed}: {error:.1%}",
         )
         lines.append(line)
     figure.legend(
@@ -350,7 +372,7 @@ def plot_gradient_norms(norms: Mapping[tuple[str, str], Mapping[str, float]]) ->
         axes.set_axis_off()
     for axes, ((preset, state), by_part) in zip(panels.flat, norms.items(), strict=False):
         parts = [part.replace("_", " ") for part in by_part]
-        axes.bar(parts, by_part.values(), color=colors[preset])
+        axes.plot(parts, by_part.values(), "o-", color=colors[preset])  # bars would begin anywhere
         axes.set(title=f"{label_of(preset)}, {state}", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.tick_params(axis="x", rotation=90, labelsize=SMALL)

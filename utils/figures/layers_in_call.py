@@ -14,7 +14,7 @@ COLUMNS = {
     "memory": "memory\ngrows: MiB\nper call",
     "seconds": "slower:\nlast / second\nepoch",
     "train": "training\ntop-1 (equal\nepochs)",
-    "val": "validation\ntop-1 (equal\ntraining)",
+    "val": "hold-out\ntop-1 (equal\ntraining)",
 }
 LAYERS = {
     "none": "nothing (fault-free)",

@@ -32,11 +32,11 @@ NETWORKS = {
     "complex": ("complex", 3),
     "residual": ("residual network", 4),
     "residual network": ("residual network", 4),
-    "residual_parameters": ("residual network of equal parameters", 1),
+    "residual_parameters": ("residual network of equal parameters", 9),
     "residual_macs": ("residual network of equal MACs", 6),
     "resnet_report": ("course report's ResNet", 5),
     "its tail alone": ("its tail alone", 7),
-    "U-Net": ("U-Net", 9),
+    "U-Net": ("U-Net", 1),
 }
 WORDS = {  # of names in the code, in tables and figures
     "max_pool": "max-pool 2×2",
@@ -110,7 +110,7 @@ def save_figure(
     """
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png")
-    image = Image.open(pixels).convert("RGB").quantize(256)
+    image = Image.open(pixels).convert("RGB").quantize(256, kmeans=1)  # closer for photographs
     with replacing(Path(folder) / f"{name}.png") as file:
         image.save(file, "png", optimize=True, dpi=(DPI, DPI))
     if vector:

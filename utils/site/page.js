@@ -9,7 +9,6 @@ const labels = bytes(data.labels);
 const best = data.runs.at(-1);
 const images = new Map(data.images.map((image) => [image.index, image]));
 for (const run of data.runs) {
-  run.name = run.id.replace(/-seed0$/, "");
   run.predicted = bytes(run.predicted);
   run.confidence = bytes(run.confidence);
   run.matrix = names.map(() => new Uint16Array(names.length));
@@ -43,7 +42,7 @@ function choice(id, options, changed) {
   press(Object.keys(options)[0]);
 }
 function runChoice(id, changed) {
-  by(id).replaceChildren(...[...data.runs].reverse().map((run) => element("option", { value: run.id }, run.name)));
+  by(id).replaceChildren(...[...data.runs].reverse().map((run) => element("option", { value: run.id, title: run.id }, run.name)));
   by(id).addEventListener("change", changed);
 }
 
@@ -115,9 +114,9 @@ function drawTable(sorted = 2, descending = true) {
 }
 
 /* Curves */
-const hidden = new Set();
+const hidden = new Set(data.runs.filter((run) => run.epochs !== 30).map((run) => run.id));
 function drawChips() {
-  by("curve-runs").replaceChildren(...[...data.runs].reverse().map((run) => element("button", { type: "button",
+  by("curve-runs").replaceChildren(...[...data.runs].reverse().map((run) => element("button", { type: "button", title: run.id,
     "aria-pressed": !hidden.has(run.id), onclick: (event) => {
       hidden.has(run.id) ? hidden.delete(run.id) : hidden.add(run.id);
       event.currentTarget.setAttribute("aria-pressed", !hidden.has(run.id));
@@ -155,7 +154,7 @@ function drawCost() {
     ["course report", course, { symbol: "square", size: 10, color: color("soft") }],
     ["published", data.elsewhere.filter((e) => e.source === "published"), { symbol: "triangle-up", size: 12, color: color("soft") }],
   ].filter(([, points]) => points.some((p) => p[what] != null));
-  const short = (p) => (p.preset ? `${p.preset}, ${p.epochs} ep.` : p.name);
+  const short = (p) => (p.network ? `${p.network}, ${p.epochs} ep.` : p.name);
   const drawn = groups.map(([name, all, marker]) => ({ name, marker, points: all.filter((p) => p[what] != null) }));
   const traces = drawn.flatMap(({ name, points, marker }) => [
     { x: points.map((p) => p[what]), y: points.map((p) => p.top1), mode: "markers", showlegend: false,
@@ -163,9 +162,11 @@ function drawCost() {
       hovertemplate: "%{customdata}<br>top-1 %{y:.1%}<br>%{x:,.4s}<extra></extra>" },
     { name, x: [null], y: [null], mode: "markers", marker: { color: color("ink"), ...marker } },
   ]);
+  for (const [name, shade] of new Map(data.runs.map((run) => [run.network, run.color])))
+    traces.push({ name, x: [null], y: [null], mode: "markers", marker: { color: shade, symbol: "circle", size: 12 } });
   // A label at each point, but one where points nearly coincide.
   const all = drawn.flatMap(({ points }) => points);
-  const labeled = all.filter((p) => !all.some((q) => q !== p && q.top1 > p.top1 && q.top1 - p.top1 < 0.03 &&
+  const labeled = all.filter((p) => !all.some((q) => q !== p && q.top1 > p.top1 && q.top1 - p.top1 < 0.045 &&
     Math.abs(Math.log10(q[what] / p[what])) < 0.1));
   const places = all.map((p) => Math.log10(p[what])), middle = (Math.min(...places) + Math.max(...places)) / 2;
   const annotations = narrow() ? [] : labeled.map((p) => {
