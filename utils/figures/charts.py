@@ -196,7 +196,7 @@ def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
         groups.setdefault((result["recipe"], len(result["history"]["loss"])), []).append(result)
     lines = [math.ceil(len(set(map(network_of, r))) / _columns(r)) for r in groups.values()]
     heights = [
-        (2.6 if len(runs) > 3 else 1.9) + 0.16 * count
+        (2.3 if len(runs) > 3 else 1.9) + 0.16 * count
         for runs, count in zip(groups.values(), lines, strict=True)
     ]
     figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.2))
