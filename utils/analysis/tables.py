@@ -220,7 +220,10 @@ def markdown_times(results: Results) -> str:
             (
                 network_of(result) + (f" (seed {result['seed']})" if result["seed"] else ""),
                 *(result["recipe"], len(result["history"]["loss"])),
-                *(first_epoch_above(result, level) for level in (fishnet, resnet, 0.4)),
+                *(
+                    first_epoch_above(result, level).replace(" ", "\u00a0")  # in one line
+                    for level in (fishnet, resnet, 0.4)
+                ),
             )
             for result in results
         ),
@@ -240,8 +243,7 @@ def first_epoch_above(result: dict[str, Any], level: float) -> str:
     for epoch, top1 in enumerate(result["history"]["val_top1"], start=1):
         if top1 is not None and top1 > level:
             minutes = elapsed(result, epoch) / 60
-            said = f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
-            return said.replace(" ", "\u00a0")
+            return f"epoch {epoch}" + ("" if math.isnan(minutes) else f", {minutes:.0f} min")
     return "–"
 
 
