@@ -188,8 +188,8 @@ def best_precision(fast_layers: bool = True) -> str:
     if has_gpu():
         bfloat16 = _gpu_capability() >= 8
     else:
-        on_cpu = {"avx512_bf16", "amx_bf16"}.intersection(instructions())
-        bfloat16 = bool(on_cpu) and on_tensorflow_cpu() and fast_layers
+        found = {"avx512_bf16", "amx_bf16"}.intersection(instructions())
+        bfloat16 = bool(found) and on_tensorflow_cpu() and fast_layers
     return "mixed_bfloat16" if bfloat16 else "float32"
 
 

@@ -27,7 +27,7 @@ def plot_speed(table: pd.DataFrame, network: str) -> Any:
     first = rows["images_per_second"].iloc[0]
     axes.axvline(first, color="0.4", linestyle="--", label="Keras unchanged")
     axes.set(xlabel=f"images/s in training, {network}", ylabel="")
-    axes.legend(loc="lower right", frameon=True, framealpha=1)
+    axes.legend(loc="lower right")
     return figure
 
 

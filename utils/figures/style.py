@@ -91,7 +91,8 @@ def set_style() -> None:
             "axes.titlesize": 9,
             "axes.titleweight": "bold",
             "axes.labelsize": 9,
-            "legend.frameon": False,
+            "legend.edgecolor": "none",  # white, so that no line of the grid goes through its text
+            "legend.framealpha": 1,
             "pdf.fonttype": 42,
         }
     )
