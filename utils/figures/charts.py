@@ -124,7 +124,7 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
     colors = colors_of(published["family"])
     for family, rows in published.groupby("family", sort=False):
         for axes, x in zip(panels, ("parameters", "macs"), strict=True):
@@ -139,7 +139,8 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
     percent(panels[0].yaxis)
     panels[0].set(xlabel="parameters, millions", ylabel="top-1 error on ImageNet-1k")
     panels[1].set(xlabel="multiply-accumulates per image, billions")
-    panels[1].legend()
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(colors))
     return figure
 
 

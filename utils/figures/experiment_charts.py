@@ -165,5 +165,7 @@ def plot_sizes(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set(xlabel="million parameters", ylabel="hold-out top-1, %")
     panels[1].set(xlabel="million multiply-accumulates per image")
-    panels[1].legend(title="width, times the paper's", loc="lower right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    labels = [f"{label} of the paper's width" for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
