@@ -124,7 +124,7 @@ def plot_imagenet(published: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
     colors = colors_of(published["family"])
     for family, rows in published.groupby("family", sort=False):
         for axes, x in zip(panels, ("parameters", "macs"), strict=True):
