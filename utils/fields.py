@@ -8,8 +8,6 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
 
-import yaml
-
 Rule = tuple[str, Callable[[typing.Any], object]]  # what a value must be, and the test
 
 
@@ -144,6 +142,8 @@ def check_parameters(notebook: dict[str, typing.Any]) -> None:
 
 def _to_list(name: str, value: object) -> list[typing.Any]:
     """In a papermill command a list is a text, '[0, 1]' or '[activation, dropout]'."""
+    import yaml  # here, since the first cell of a notebook imports this module and then installs it
+
     is_list = isinstance(value, str) and value.startswith("[")
     try:
         read = yaml.safe_load(value) if is_list else value

@@ -87,22 +87,24 @@ def compare(
     rows = []
     lost = ""  # why there is no reference any more
     with _process(REFERENCE, *place) as reference:
+
+        def beside() -> Window:
+            nonlocal lost
+            try:
+                return reference()
+            except _ENDED as error:
+                lost = f"{REFERENCE}, beside it: {str(error) or 'killed'}"
+                raise
+
         for name in settings:
             row: dict[str, Any] = {"network": network, "setting": name, **options}
             row["error"] = lost or (missing(authors_code) if SETTINGS[name][0] == "theirs" else "")
             rows.append(row)
             if row["error"]:
                 continue
-            pairs: list[tuple[Window, Window]] = []
             try:
                 with _process(name, *place) as turn:
-                    while len(pairs) < windows:
-                        window = turn()
-                        try:
-                            pairs.append((window, reference()))
-                        except _ENDED as error:
-                            lost = f"{REFERENCE}, beside it: {str(error) or 'killed'}"
-                            raise
+                    pairs = [(turn(), beside()) for _ in range(windows)]
             except _ENDED as error:
                 row["error"] = lost or str(error) or "killed"
             else:

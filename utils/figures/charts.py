@@ -252,6 +252,15 @@ def _draw_curves(
     row.legend(*handles, loc="outside lower center", ncols=_columns(runs), fontsize=SMALL)
 
 
+def names_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What figures call runs: network, recipe and epochs, and the seed where these are equal."""
+    names = [f"{_label(r)}, {r['recipe']}, {len(r['history']['loss'])} epochs" for r in results]
+    return [
+        f"{name}, seed {result['seed']}" if names.count(name) > 1 else name
+        for name, result in zip(names, results, strict=True)
+    ]
+
+
 def _columns(runs: Sequence[Mapping[str, Any]]) -> int:
     """Columns of a legend of networks: about 105 letters are as wide as the figure."""
     return max(2, 105 // (max(len(_label(run)) for run in runs) + 7))
@@ -284,14 +293,10 @@ def plot_reliability(
         axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
         percent(axes.xaxis, axes.yaxis)
     lines = []
-    names = [
-        f"{_label(result)}, {result['recipe']}, {len(result['history']['loss'])} epochs"
-        for result, _ in tables
-    ]
+    names = names_of([result for result, _ in tables])
     for (result, table), name, marker in zip(
         tables, names, itertools.cycle("os^vDPX"), strict=False
     ):
-        seed = f", seed {result['seed']}" if names.count(name) > 1 else ""
         error = expected_calibration_error(table)
         table = table[table["images"] >= FEWEST]
         (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
@@ -299,7 +304,7 @@ def plot_reliability(
             ms=3,
             lw=1,
             color=colors[result["preset"]],
-            label=f"{name}{seed}: {error:.1%}",
+            label=f"{name}: {error:.1%}",
         )
         lines.append(line)
     figure.legend(

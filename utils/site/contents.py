@@ -1,7 +1,6 @@
 """What the static page shows, read off results, kept predictions and one kept network."""
 
 import base64
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from matplotlib.colors import to_hex
 
 from utils.analysis.gradients import grad_cam, kept_images, layers_in
 from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT, LITERATURE
-from utils.analysis.tables import Results, changes_of, kept, kept_predictions, summary
+from utils.analysis.tables import Results, kept, kept_predictions, summary
 from utils.environment import REPOSITORY
+from utils.figures.charts import names_of
 from utils.figures.style import colors_of, label_of
 from utils.files import load_model
 from utils.training.recipes import family_of
@@ -53,14 +53,12 @@ def site_contents() -> dict[str, Any]:
     first = predictions[shown[0]["run_id"]]
     best = with_weights[-1]["run_id"]
     model = load_model(weights_dir / f"{best}.keras")
-    runs = [_run(r, colors[r["preset"]], predictions[r["run_id"]]) for r in shown]
-    names = Counter(run["name"] for run in runs)
-    for run in runs:
-        if names[run["name"]] > 1:
-            run["name"] += f", seed {run['seed']}"
     return {
         "repository": REPOSITORY,
-        "runs": runs,
+        "runs": [
+            {"name": name, **_run(r, colors[r["preset"]], predictions[r["run_id"]])}
+            for name, r in zip(names_of(shown), shown, strict=True)
+        ],
         "table": _rows(results, colors),
         "words": [str(words) for words in first["words"]],
         "labels": _base64(first["labels"]),
@@ -90,10 +88,8 @@ def _rows(results: Results, colors: Mapping[str, str]) -> list[dict[str, Any]]:
 def _run(result: dict[str, Any], color: str, predictions: Mapping[str, Any]) -> dict[str, Any]:
     history, epochs = result["history"], len(result["history"]["loss"])
     minutes = [elapsed(result, epoch) / 60 for epoch in range(1, epochs + 1)]
-    network = label_of(result["preset"], changes_of(result))
     return {
         "id": result["run_id"],
-        "name": f"{network}, {result['recipe']}, {epochs} epochs",
         "network": label_of(result["preset"]),
         **{name: result[name] for name in ("preset", "recipe", "seed", "command")},
         "color": color,
