@@ -51,11 +51,11 @@ def test_differences_are_those_of_pairs():
     assert rows.loc["FishNet", ["top1 difference", "top1 by seed"]].tolist() == [0, [0, 0]]
     assert tail["iou difference"] == 0
 
-    shown = comparison.styled(rows).data
+    shown = comparison.with_differences(rows)
     assert shown.columns.tolist() == ["parameters", "MACs", "seeds", "top-1", "IoU", "localized"]
     assert shown["top-1"].tolist() == ["45.0%", "38.0% (-10.0 / -4.0)"]
     one = comparison.comparison_table("localization", {k: v for k, v in found.items() if not k[1]})
-    assert comparison.styled(one).data["top-1"].tolist() == ["40.0%", "30.0% (-10.0)"]
+    assert comparison.with_differences(one)["top-1"].tolist() == ["40.0%", "30.0% (-10.0)"]
 
 
 def test_all_background(shapes):

@@ -384,6 +384,21 @@ def test_tables_are_shown_in_words():
     assert table.columns[0] == "down_sampling"
 
 
+def test_a_table_of_a_notebook_breaks_no_name_at_a_hyphen():
+    table = pd.DataFrame({"top1": [0.5, None], "n": [1, 2]}, index=["simple", "medium"])
+    texts = re.compile(r">([^<>\s]+)</t[hd]>")
+    shown = style.show_table(table, {"top1": "{:.1%}"}).to_html()
+    assert texts.findall(shown) == [
+        *("&nbsp;", "top\u20111", "n"),
+        *("simple", "50.0%", "1"),
+        *("medium", "–", "2"),
+    ]
+    bare = style.show_table(table, {"top-1": "{:.0%}"}, index=False).to_html()
+    assert texts.findall(bare) == ["top\u20111", "n", "50%", "1", "–", "2"]
+    named = style.show_table(table[["n"]].rename_axis("down_sampling")).to_html()
+    assert texts.findall(named) == ["down\u2011sampling", "n", "simple", "1", "medium", "2"]
+
+
 def test_a_point_of_a_study_is_named_beside_those_of_others():
     size = {"width": 0.125, "blocks": 2, "changed": "0.125 × 2"}
     both = pd.DataFrame([size, {"changed": "relu"}])

@@ -116,14 +116,14 @@ def comparison_table(task: str, found: dict[tuple[str, int], dict[str, Any]]) ->
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def styled(rows: pd.DataFrame) -> Any:
-    """What `comparison_table` returns, for a notebook.
+def with_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """What `comparison_table` returns, for people to read.
 
     Args:
         rows: the table.
 
     Returns:
-        A pandas `Styler` with a column per metric, as in "36.8% (+8.8 / +8.7)": the mean and, from
+        A table with a column per metric, as in "36.8% (+8.8 / +8.7)": the mean and, from
         the second network on, the difference for each seed.
     """
     shown = rows[["parameters", "macs", "n"]].set_axis(["parameters", "MACs", "seeds"], axis=1)
@@ -132,7 +132,7 @@ def styled(rows: pd.DataFrame) -> Any:
         for i, by_seed in enumerate(rows[f"{metric} by seed"][1:], 1):
             texts[i] += f" ({' / '.join(f'{apart:+.1f}' for apart in by_seed)})"
         shown[TITLES[metric]] = texts
-    return shown.style.format({"parameters": "{:,}", "MACs": "{:,}"})
+    return shown
 
 
 def fixed_box_baselines(data_dir: str | Path, manifest: dict[str, Any]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """One style for all figures, for print and the color-blind, and the words of tables and figures."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from IPython import display, get_ipython
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from utils.files import replacing
@@ -158,6 +159,29 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     named = table.map(lambda cell: WORDS.get(cell, cell) if isinstance(cell, str) else cell)
     named = named.rename(index=WORDS, columns=WORDS)
     return named.rename_axis(index=WORDS, columns=WORDS)
+
+
+def show_table(
+    table: pd.DataFrame, formats: Mapping[Any, str | Callable] | None = None, *, index: bool = True
+) -> Styler:
+    """A table for a notebook: in words, a dash for what is missing, no header broken at a hyphen.
+
+    Args:
+        table: any table. An index that has a name becomes its first column.
+        formats: how the cells of a column are written, by its name, as it is or in words.
+        index: whether to show an index without a name.
+
+    Returns:
+        A pandas `Styler`.
+    """
+    if None not in table.index.names:
+        table, index = table.reset_index(), False
+    shown = in_words(table)
+    words = dict(zip(table.columns, shown.columns, strict=True))
+    formats = {words.get(name, name): text for name, text in (formats or {}).items()}
+    styler = shown.style.format(formats, na_rep="–")
+    styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")
+    return styler if index else styler.hide(axis="index")
 
 
 def colors_of(names: Iterable[str]) -> dict[str, Any]:
