@@ -395,6 +395,9 @@ def test_a_table_of_a_notebook_breaks_no_name_at_a_hyphen():
     ]
     bare = style.show_table(table, {"top-1": "{:.0%}"}, index=False).to_html()
     assert texts.findall(bare) == ["top\u20111", "n", "50%", "1", "–", "2"]
+    texts_and_names = pd.DataFrame({"recipe": ["tuned-v1"], "network": ["simple, SiLU"]})
+    kept = style.show_table(texts_and_names, index=False).to_html()
+    assert re.findall(r"td\.(\w+) {\n  white-space: nowrap", kept) == ["col0"]
     named = style.show_table(table[["n"]].rename_axis("down_sampling")).to_html()
     assert texts.findall(named) == ["down\u2011sampling", "n", "simple", "1", "medium", "2"]
 

@@ -164,7 +164,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 def show_table(
     table: pd.DataFrame, formats: Mapping[Any, str | Callable] | None = None, *, index: bool = True
 ) -> Styler:
-    """A table for a notebook: in words, a dash for what is missing, no header broken at a hyphen.
+    """A table for a notebook: in words, a dash for what is missing, nothing broken at a hyphen.
 
     Args:
         table: any table. An index that has a name becomes its first column.
@@ -181,6 +181,9 @@ def show_table(
     formats = {words.get(name, name): text for name, text in (formats or {}).items()}
     styler = shown.style.format(formats, na_rep="–")
     styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")
+    unbroken = [name for name in shown if not shown[name].astype(str).str.contains(" ").any()]
+    rule = {"selector": "td", "props": "white-space: nowrap"}
+    styler = styler.set_table_styles({name: [rule] for name in unbroken})
     return styler if index else styler.hide(axis="index")
 
 
