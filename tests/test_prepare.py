@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from layouts import CLASSES, SHARDS, contents, convert, jpeg, pack_zip
 from utils import environment
 from utils.data import archives, prepare
 from utils.data.archives import DatasetError
+from utils.data.imagenet.crops import opencv
 from utils.data.manifest import load_manifest
 from utils.data.prepare import prepare_dataset
 
@@ -231,3 +233,10 @@ def test_notebook_01_takes_any_valid_dataset(layout, tmp_path, monkeypatch):
             names["figures_dir"] = str(tmp_path / "figures")
     assert names["manifest"]["counts"]["train"] == 18
     assert sum(box is None for _, _, box in names["samples"]) == 6
+
+
+def test_imagenet_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    opencv.cache_clear()
+    with pytest.raises(DatasetError, match="pip install opencv-python-headless"):
+        opencv()

@@ -1,4 +1,5 @@
 import contextlib
+import multiprocessing
 import sys
 
 import pytest
@@ -91,6 +92,16 @@ def test_settings_take_turns_with_the_reference(authors_code, monkeypatch):
         assert min(row[name]) > 0
     assert failed["error"] == "KeyError: 'not there'"
     assert "ratios" not in failed
+
+
+def test_a_setting_that_is_not_ready_in_time_is_given_up():
+    place = ("simple", 0, 1, None, 2, 1)  # the second: seconds of patience
+    with (
+        pytest.raises(TimeoutError, match="not done after 0 s"),
+        side_by_side._process(side_by_side.REFERENCE, *place),
+    ):
+        pass
+    assert multiprocessing.active_children() == []
 
 
 def test_without_the_reference_the_rest_is_not_begun(monkeypatch):
