@@ -395,6 +395,8 @@ def test_a_table_of_a_notebook_breaks_no_name_at_a_hyphen():
     ]
     bare = style.show_table(table, {"top-1": "{:.0%}"}, index=False).to_html()
     assert texts.findall(bare) == ["top\u20111", "n", "50%", "1", "–", "2"]
+    short = style.show_table(pd.DataFrame({"rate": [0.5, 30, None]}), index=False).to_html()
+    assert texts.findall(short) == ["rate", "0.5", "30", "–"]
     texts_and_names = pd.DataFrame({"recipe": ["tuned-v1"], "network": ["simple, SiLU"]})
     kept = style.show_table(texts_and_names, index=False).to_html()
     assert re.findall(r"td\.(\w+) {\n  white-space: nowrap", kept) == ["col0"]

@@ -145,6 +145,21 @@ def test_other_tasks(make_config, killed, capsys, task):
         assert runs.learned(train(cut)) == runs.learned(whole)
 
 
+def test_the_same_file_with_other_weights_begins_another_run(make_config, tmp_path):
+    path, options = tmp_path / "start.keras", {"initial_weights": str(tmp_path / "start.keras")}
+    first, second = (
+        build_model(runs.SMALL, num_classes=24, normalization=([mean] * 3, [1] * 3))
+        for mean in (0, 1)
+    )
+    first.save(path)
+    train(make_config(epochs=1, **options))
+    first.save(path)
+    assert train(make_config(epochs=1, **options))["metrics"]  # complete: the same weights
+    second.save(path)
+    with pytest.raises(TrainingError, match=r"another run.*initial_weights_crc32: \d+ there, \d+"):
+        train(make_config(epochs=1, **options))
+
+
 def test_initial_weights_of_another_network_are_refused(make_config, tmp_path):
     build_model(PRESETS["simple"], num_classes=24).save(tmp_path / "simple.keras")
     with pytest.raises(ValueError, match="simple.keras is of another network; .* Mismatches") as e:

@@ -49,6 +49,7 @@ WORDS = {  # of names in the code, in tables and figures
     "adam": "Adam",
     "adamw": "AdamW",
     "rmsprop": "RMSprop",
+    "muon": "Muon",
     "down_sampling": "down-sampling",
     "resnet_report": "the course report's ResNet",
     "macs": "MACs",
@@ -168,7 +169,8 @@ def show_table(
 
     Args:
         table: any table. An index that has a name becomes its first column.
-        formats: how the cells of a column are written, by its name, as it is or in words.
+        formats: how the cells of a column are written, by its name, as it is or in words; other
+            numbers have no zeros at the end.
         index: whether to show an index without a name.
 
     Returns:
@@ -178,8 +180,9 @@ def show_table(
         table, index = table.reset_index(), False
     shown = in_words(table)
     words = dict(zip(table.columns, shown.columns, strict=True))
-    formats = {words.get(name, name): text for name, text in (formats or {}).items()}
-    styler = shown.style.format(formats, na_rep="–")
+    given = {words.get(name, name): text for name, text in (formats or {}).items()}
+    usual = dict.fromkeys(shown, lambda cell: f"{cell:g}" if isinstance(cell, float) else cell)
+    styler = shown.style.format(usual | given, na_rep="–")
     styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")
     unbroken = [name for name in shown if not shown[name].astype(str).str.contains(" ").any()]
     rule = {"selector": "td", "props": "white-space: nowrap"}

@@ -1,10 +1,12 @@
 """The parameters of a training run, checked before any work begins."""
 
+import contextlib
 import hashlib
 import os
 import re
 import shlex
 import typing
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -374,11 +376,14 @@ class RunConfig:
     def identity(self) -> dict[str, typing.Any]:
         """What decides the result and must not change when a run is continued."""
         values = vars(self.resolve())
-        return {
+        identity = {
             **{name: value for name, value in values.items() if name not in INCIDENTAL},
             "recipe_fields": asdict(self.full_recipe),
             "input": INPUT,
         }
+        if self.initial_weights:
+            identity["initial_weights_crc32"] = _crc32_of_weights(self.initial_weights)
+        return identity
 
     def differences(
         self, found: dict[str, typing.Any], manifest_sha256: str | None = None
@@ -397,6 +402,8 @@ class RunConfig:
         there = _comparable(found)
         here = _comparable(self.identity())
         here["manifest_sha256"] = manifest_sha256 or there.get("manifest_sha256")
+        if there.get("initial_weights_crc32") is None:  # of an older version
+            there["initial_weights_crc32"] = here.get("initial_weights_crc32")
         if self.precision == "auto":
             here["precision"] = there["precision"]
         return {
@@ -416,6 +423,13 @@ class ResolvedConfig(RunConfig):
     checkpoint_every: int | str
     results_dir: str
     weights_dir: str
+
+
+def _crc32_of_weights(path: str) -> int | None:
+    """Tells the weights of a `.keras` file from others; saved again, they are the same."""
+    with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as file:
+        return file.getinfo("model.weights.h5").CRC
+    return None  # no such file, which is refused when it is read
 
 
 def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
