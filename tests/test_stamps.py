@@ -112,3 +112,11 @@ def test_a_package_is_unpacked_and_a_class_without_photographs_refused(tmp_path,
     else:
         assert len(files_in(stamps.fetch_stamps(target))) == len(PHOTOGRAPHS)
         assert [path.name for path in target.parent.iterdir()] == ["stamps"]
+
+
+@DEBIAN
+def test_of_two_downloads_at_once_the_first_stands(tmp_path, apt):
+    target = tmp_path / "data" / "stamps"
+    apt(f"{build(tmp_path / 'package', PHOTOGRAPHS)}; mkdir {target}; touch {target}/first")
+    assert files_in(stamps.fetch_stamps(target)) == {"first"}
+    assert [path.name for path in target.parent.iterdir()] == ["stamps"]

@@ -55,7 +55,12 @@ def fetch_stamps(folder: str | os.PathLike) -> Path:
                 f"{PACKAGE} was not downloaded ({error}); give a folder of pictures of your own, "
                 "or on Debian or Ubuntu run apt-get update first."
             ) from error
-        sorted_pictures.replace(folder)
+        try:
+            sorted_pictures.replace(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            # Another process has downloaded the same in the meantime.
     return folder
 
 
