@@ -35,15 +35,20 @@ def test_batch_statistics_instead_of_running_averages():
 
 def test_the_table_of_factors(tmp_path):
     default, second, *changed = [run.run_id for run in ablation_runs()]
-    top1 = {default: 0.30, second: 0.32} | {name: 0.30 for name in changed}
+    top1 = {default: 0.30, second: 0.32} | {name: 0.295 for name in changed}
     top1[changed[1]] = 0.25
+    evaluated = {name for name in changed if "momentum" in name and "course" not in name}
     top1 |= {f"{default}-batch-statistics": 0.31, f"{default}-batch-statistics-classes": 0.02}
     for name, value in top1.items():
         result = {
             "schema": 1, "run_id": name, "kind": "ablation", "status": "complete",
-            "history": {"top1": [0.1, value / 2]} if "statistics" not in name else {},
-            "metrics": {"top1": value},
+            "history": {"top1": [0.1, value / 2], "loss": [2.0, 1 - value / 2]},
+            "metrics": {"top1": value}, "dataset": {"counts": {"holdout": 10_000}},
         }  # fmt: skip
+        if name in evaluated:
+            result["history"] = {"top1": [0.1, 0.15], "loss": [2.0, 0.85]}  # the default's
+        if "statistics" in name:
+            result["history"] = {}
         write_result(result_path(tmp_path, name), result)
     found = ablation_table(tmp_path)
     assert list(found["run"][:3]) == [
@@ -51,10 +56,19 @@ def test_the_table_of_factors(tmp_path):
         f"{default}-batch-statistics-classes",
         changed[1],
     ]
-    np.testing.assert_allclose(found["difference"][:3], [0, -29, -6])
+    np.testing.assert_allclose(found["difference"][:3], [0, -28, -6])
     np.testing.assert_allclose(found["train_top1"][:3], [0.155, 0.15, 0.125])
+    by_run = found.set_index("run")
     # The default's standard deviation, sqrt(2) points; the mean of two has half its variance.
-    np.testing.assert_allclose(found["uncertainty"], 3**0.5)
+    assert by_run["uncertainty"][changed[1]] == pytest.approx(3**0.5)
+    # What changes evaluation alone is compared with the first seed, 30 %.
+    again = [*evaluated, *(name for name in by_run.index if "statistics" in name)]
+    assert len(again) == 5
+    assert found[found["reference"] == "its seed 0"]["run"].isin(again).sum() == 5
+    assert by_run["difference"][f"{default}-batch-statistics"] == pytest.approx(1)
+    assert by_run["difference"][min(evaluated)] == pytest.approx(-0.5)
+    error = 100 * (0.31 * 0.69 / 10_000 + 0.30 * 0.70 / 10_000) ** 0.5
+    assert by_run["uncertainty"][f"{default}-batch-statistics"] == pytest.approx(error)
     assert found["n"].tolist() == [2] + [1] * (len(found) - 1)
     assert len(found) == len(changed) + 3
     write_result(result_path(tmp_path, name), {**result, "status": "running"})
@@ -92,7 +106,7 @@ def test_a_difference_between_recipes_is_called_one_where_it_exceeds_its_error(
     assert list(table["n"]) == [2, 1, 1, 1, 1, 1]
     assert list(table["top1"]) == pytest.approx([0.41, 0.43, 0.415, 0.6, 0.405, 0.41])
     assert list(table["difference"]) == pytest.approx([0, 2, 0.5, 0, 0, 0.5], abs=1e-9)
-    error = 100 * (0.43 * 0.57 / 10_000 + 0.41 * 0.59 / 20_000) ** 0.5
+    error = 100 * (0.43 * 0.57 / 10_000 + 0.41 * 0.59 / 10_000) ** 0.5
     assert table["error"][1] == pytest.approx(error)
     assert list(table["differs"]) == [False, True, False, False, False, False]
     assert table["ema_top1"].isna().tolist() == [True, True, False, True, True, True]

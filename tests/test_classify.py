@@ -9,6 +9,7 @@ from PIL import Image
 from utils.analysis.classify import (
     classify,
     evaluate_folder,
+    kept_classifiers,
     load_classifier,
     resized_center_crop,
 )
@@ -29,6 +30,13 @@ def model():
 def picture(path, color=(255, 0, 0), size=(80, 100), mode="RGB", **options):
     Image.new(mode, size, color).save(path, **options)
     return path
+
+
+def test_kept_classifiers_are_found_from_any_folder(tmp_path, monkeypatch):
+    here = kept_classifiers()
+    assert here
+    monkeypatch.chdir(tmp_path)
+    assert kept_classifiers() == here
 
 
 def test_one_file(model, tmp_path):

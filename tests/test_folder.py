@@ -148,7 +148,7 @@ def test_records_of_changed_pictures_are_not_taken_for_theirs(pets, tmp_path, ca
     output = tmp_path / "records"
     assert str(error.value) == (
         f"The pictures in {pets} are not those any more that {output} was made from. To convert "
-        f"them anew, delete {output} or choose another data_dir."
+        f"them anew, delete {output} or choose another folder."
     )
     with pytest.raises(DatasetError, match="holds folder with image_size=32, not image_size=64;"):
         converted(pets, image_size=64)

@@ -93,7 +93,7 @@ def test_records_among_the_pictures_are_refused(pets):
     with pytest.raises(DatasetError) as error:
         converted(pets, pets / "records")
     assert str(error.value) == (
-        f"{pets / 'records'} is in {pets}, among the pictures; choose another output_dir."
+        f"{pets / 'records'} is in {pets}, among the pictures; choose another folder."
     )
     assert not (pets / "records").exists()
 

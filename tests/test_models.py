@@ -123,7 +123,7 @@ def test_baseline_takes_pixels_and_gives_float32_logits():
 def test_errors_state_the_rule():
     with pytest.raises(ValueError, match="task must be one of classification, local.*'detection'"):
         build_model("simple", task="detection")
-    with pytest.raises(ValueError, match="Unknown preset. Valid names: simple, .* 'sample'"):
+    with pytest.raises(ValueError, match="preset must be one of simple, .* 'sample'"):
         build_model("sample")
     for preset in ("resnet50", "resnext50", "unet"):
         with pytest.raises(ValueError, match="stem must be one of imagenet, half, full.*'tiny'"):

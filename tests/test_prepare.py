@@ -170,10 +170,10 @@ def test_drives_without_chmod_and_fsync(layout, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (OSError(errno.ENOSPC, "No space left"), "free disk space or choose another output_dir"),
-        (OSError(errno.EDQUOT, "Quota"), "free disk space or choose another output_dir"),
+        (OSError(errno.ENOSPC, "No space left"), "free disk space or choose another folder"),
+        (OSError(errno.EDQUOT, "Quota"), "free disk space or choose another folder"),
         (PermissionError(errno.EACCES, "Denied"), "check the permissions or choose another output"),
-        (OSError(errno.EIO, "Input/output error"), r"error\); choose another output_dir, then"),
+        (OSError(errno.EIO, "Input/output error"), r"error\); choose another folder, then"),
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])

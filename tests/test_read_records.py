@@ -196,7 +196,7 @@ def test_records_that_cannot_be_used_are_named_with_a_remedy(copied, manifest, h
     else:
         manifest["shards"] = {k: v for k, v in manifest["shards"].items() if k != shard.name}
         reason = "270 train images of the manifest's 288"
-    text = f"^The records in {copied} cannot be used: {reason}. Delete that folder and run notebook"
+    text = f"^The records in {copied} cannot be used: {reason}. Delete that folder, then run "
     with pytest.raises(DatasetError, match=text):
         open_arrays(copied, manifest, "train")
 

@@ -347,7 +347,7 @@ def test_readme_and_model_card_are_in_step_with_the_results():
 def test_a_run_says_when_no_commit_holds_its_code(commit, monkeypatch, capsys):
     monkeypatch.setattr("utils.environment.describe", lambda precision: {"git_commit": commit})
     manifest = {"dataset": "tiny-shapes", "counts": {}, "synthetic": True}
-    result = results.new_result(RunConfig(), manifest, "0")
+    result = results.new_result(RunConfig(), manifest)
     assert result["env"] == {"git_commit": commit}
     said = "The project has uncommitted changes: no commit will make this result again.\n"
     assert capsys.readouterr().out == (said if commit and "dirty" in commit else "")

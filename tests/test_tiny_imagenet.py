@@ -282,7 +282,7 @@ def test_full_disk_while_writing(layout, tmp_path, packed):
     assert done.returncode == 1
     assert "DatasetError: Writing records failed" in done.stderr
     assert "File too large" in done.stderr
-    assert "choose another output_dir, then convert again" in done.stderr
+    assert "choose another folder, then convert again" in done.stderr
     assert "free disk space" not in done.stderr
     assert sorted(os.listdir(tmp_path)) == before
 

@@ -101,7 +101,7 @@ def test_prepare_dataset_draws_and_converts_once(tmp_path, monkeypatch):
 def test_nothing_is_drawn_for_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(tiny_shapes, "draw_tiny_shapes", None)
-    with pytest.raises(DatasetError, match="Writing .*file/records failed .*another output_dir"):
+    with pytest.raises(DatasetError, match="Writing .*file/records failed .*another folder"):
         prepare_dataset("tiny-shapes", tmp_path / "file" / "records")
 
 

@@ -139,8 +139,8 @@ def course_report():
     )
     yield (
         "notebooks/04_analysis.ipynb",
-        f"In training accuracy its share is {_share(8):.0%} after 8 epochs, {_share(9):.0%} "
-        f"after 9 and {ours['times_train']:.0%} after {ours['epochs']:.0f}.",
+        f"Their share of the fault-free training accuracy is {_share(8):.0%} after 8 epochs, "
+        f"{_share(9):.0%} after 9 and {ours['times_train']:.0%} after {ours['epochs']:.0f}.",
     )
     yield (
         "README.md",
@@ -185,8 +185,33 @@ def searches():
         f"all settings of Muon are {min(silu):.1f} to {max(silu):.1f} points ahead, where SiLU "
         f"with SGD is {trials['SiLU in place of ReLU']:.1f}",
     )
+    sizes = study_table("size", results_dir=str(RESULTS)).set_index(["width", "blocks"])["top1"]
+    wider = [100 * (sizes[0.375, blocks] - sizes[0.25, blocks]) for blocks in (1, 2, 4)]
+    yield (
+        "notebooks/06_search.ipynb",
+        f"{wider[0]:.1f} points with one block, within the {100 * spread['largest']:.1f}, but "
+        f"{wider[1]:.1f} with two and {wider[2]:.1f} with four",
+    )
     stem = trials["stem of stride 2, images of 32, 48, 64 pixels"]
     yield "notebooks/06_search.ipynb", f"then 64 pixels gains {stem:.1f} points with SGD"
+
+
+def region_and_pixel():
+    gains = {
+        name: [
+            100 * (history["val_iou"][-1] - history["val_iou"][-2])
+            for seed in (0, 1)
+            for history in [
+                read_result(RESULTS / f"segmentation-{name}-seed{seed}.json")["history"]
+            ]
+        ]
+        for name in ("simple", "simple-tail")
+    }
+    said = ["{:.1f} and {:.1f}".format(*map(abs, gain)) for gain in gains.values()]
+    yield (
+        "notebooks/07_region_and_pixel.ipynb",
+        f"({said[0]} points of IoU in the last one, its tail {said[1]})",
+    )
 
 
 def best_network():
@@ -211,6 +236,7 @@ def best_network():
         residual_networks,
         course_report,
         searches,
+        region_and_pixel,
         best_network,
     ],
 )

@@ -28,9 +28,10 @@ class Devices:
         """Lets BatchNorm see whole batches, as on one device. On JAX it does so anyway."""
         import keras
 
-        for layer in model.layers if self.mirrored else ():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
+        if self.mirrored:
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.synchronized = True
 
     @property
     def is_main(self) -> bool:

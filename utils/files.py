@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -40,6 +41,12 @@ class DamagedFile(ValueError):
             f"{path} is damaged or half-written ({reason}). Copy it again from where it is whole, "
             f"or {remedy}."
         )
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:

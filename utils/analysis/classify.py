@@ -14,13 +14,14 @@ from utils.data.archives import is_system_file
 from utils.data.pictures import ImageError, central_square, read_image
 from utils.fields import first_of
 from utils.files import load_model
-from utils.training.predictions import load_predictions
+from utils.models.build import RESULTS_DIR, WEIGHTS_DIR
+from utils.training.predictions import load_predictions, softmax
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}  # of the images of a labeled folder
 
 
 def kept_classifiers(
-    *, results_dir: str | Path = "report/results", weights_dir: str | Path = "report/weights"
+    *, results_dir: str | Path = RESULTS_DIR, weights_dir: str | Path = WEIGHTS_DIR
 ) -> list[str]:
     """Names of the classification runs whose weights were kept, sorted."""
     weights = {path.stem for path in Path(weights_dir).glob("*.keras")}
@@ -31,8 +32,8 @@ def kept_classifiers(
 def load_classifier(
     run_id: str,
     *,
-    results_dir: str | Path = "report/results",
-    weights_dir: str | Path = "report/weights",
+    results_dir: str | Path = RESULTS_DIR,
+    weights_dir: str | Path = WEIGHTS_DIR,
 ) -> tuple[keras.Model, list[str]]:
     """Loads a kept classifier with the words of its classes.
 
@@ -132,7 +133,7 @@ def classify(
     rows: list[tuple[str, int, str, float]] = []
     if images:
         logits = model.predict(np.stack(list(images.values())), verbose=0)
-        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+        probabilities = softmax(logits)
         for name, row in zip(images, probabilities, strict=True):
             best = np.argsort(-row, kind="stable")[:top]
             rows += [(name, rank, words[i], float(row[i])) for rank, i in enumerate(best, start=1)]

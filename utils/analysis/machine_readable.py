@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from utils.training.results import device_name, read_result, training_env
+from utils.training.results import device_name, read_results, training_env
 
 METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tasks
 
@@ -21,8 +21,7 @@ def results_csv(results_dir: str | Path) -> str:
     Returns:
         The text of a CSV file, a line for each run, sorted by its id.
     """
-    found = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
-    done = [result for result in found if result["status"] != "running"]
+    done = [result for result in read_results(results_dir) if result["status"] != "running"]
     rows = [_row(result) for result in done if result["kind"] != "benchmark"]
     return pd.DataFrame(rows).astype({"macs": "Int64"}).to_csv(index=False, lineterminator="\n")
 

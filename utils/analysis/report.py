@@ -27,7 +27,7 @@ from utils.training.results import (
     complete_result,
     legs_of,
     load_results,
-    read_result,
+    read_results,
     training_env,
 )
 
@@ -104,8 +104,7 @@ def measured(results_dir: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: see `build_report`.
     """
     reported = load_results(results_dir)
-    everything = [read_result(path) for path in sorted(results_dir.glob("*.json"))]
-    everything = [result for result in everything if result["status"] == "complete"]
+    everything = [r for r in read_results(results_dir) if r["status"] == "complete"]
     predictions = kept_predictions(reported, results_dir)
     return {
         "runs": [result["run_id"] for result in reported],

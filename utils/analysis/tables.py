@@ -4,7 +4,6 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from utils.analysis.predictions import calibration, expected_calibration_error
 from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT
 from utils.files import replacing
 from utils.models.presets import ACTIVATIONS
-from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, RunConfig
+from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, USUAL
 from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
 from utils.training.results import (
@@ -91,11 +90,10 @@ def results_table(results: Results) -> pd.DataFrame:
 
 def changes_of(result: Mapping[str, Any]) -> tuple[str, ...]:
     """What a run changes of its preset and its recipe, in words: ("SiLU",)."""
-    usual = {field.name: field.default for field in fields(RunConfig)}
     words = []
     for name in CHANGES:
         value = result["config"].get(name)
-        if value in (None, usual[name], getattr(RECIPES[result["recipe"]], name, None)):
+        if value in (None, USUAL[name], getattr(RECIPES[result["recipe"]], name, None)):
             continue
         if name in TECHNIQUES:
             words.append(TECHNIQUES[name])

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from utils.files import file_sha256
 from utils.progress import Bar
 
 # Where downloads are kept: Keras' own cache.
@@ -182,8 +183,7 @@ def open_archive(
         yield Archive(source, list(_folder_members(path)), Path.read_bytes, marker)
         return
     if sha256:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         if digest != sha256.lower():
             raise DatasetError(
                 f"{source} has sha256 {digest}, expected {sha256}; download it again or correct "

@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.data.archives import DatasetError
 from utils.fields import check_choice, first_of
-from utils.files import replacing
+from utils.files import file_sha256, replacing
 
 DATASETS = ("tiny-imagenet", "tiny-shapes", "folder", "imagenet")
 IMAGE_SIZE = 64  # height and width of the images of Tiny ImageNet and tiny-shapes, in pixels
@@ -19,6 +19,7 @@ PREPARED_WITH: dict[str, dict[str, Any]] = {
 }
 ORDERS = ("shuffled", "classes")
 SPLITS = ("val", "holdout")  # what a run reports on
+TASKS = ("classification", "localization", "segmentation")
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
@@ -27,6 +28,8 @@ SCHEMA = 2
 _ADDED = ("options", "records_sha256", "records", "index_sha256")
 
 Manifest = dict[str, Any]
+MAKE_AGAIN = "run notebooks/01_data_conversion.ipynb, or 03_train for pictures of your own"
+
 Options = dict[str, Any]  # numbers that a dataset is drawn or prepared with, by name
 
 
@@ -44,17 +47,16 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
         DatasetError: no or another manifest, or a shard that is missing or damaged.
     """
     path = Path(data_dir, MANIFEST)
-    remedy = "run notebooks/01_data_conversion.ipynb, or 03_train for pictures of your own"
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist; {remedy}.") from None
+        raise DatasetError(f"{path} does not exist; {MAKE_AGAIN}.") from None
     except ValueError as error:
         raise DatasetError(
-            f"{path} is damaged or half-written ({error}); delete {data_dir}, then {remedy}."
+            f"{path} is damaged or half-written ({error}); delete {data_dir}, then {MAKE_AGAIN}."
         ) from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise DatasetError(f"{path} has another schema; delete {data_dir}, then {remedy}.")
+        raise DatasetError(f"{path} has another schema; delete {data_dir}, then {MAKE_AGAIN}.")
     damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
         if "records" in manifest:
@@ -108,7 +110,7 @@ def check_dataset(
     there = manifest["options"]
     other = {name: value for name, value in options.items() if there.get(name) != value}
     held, asked = manifest["dataset"], dataset
-    if held.startswith(dataset):  # tiny-imagenet-200 is one of tiny-imagenet's
+    if held.startswith(dataset):  # so is tiny-imagenet-like
         if not other:
             return
         held += " with " + ", ".join(f"{name}={there.get(name)}" for name in other)
@@ -130,12 +132,6 @@ def _is_damaged(path: Path, shard: dict[str, Any]) -> bool:
     if "sha256" not in shard:  # hundreds of gigabytes
         return path.stat().st_size != shard["bytes"]
     return file_sha256(path) != shard["sha256"]
-
-
-def file_sha256(path: Path) -> str:
-    """The hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def counts_in_words(manifest: Manifest) -> str:

@@ -17,6 +17,7 @@ from utils.data.imagenet.records import RecordFiles
 from utils.data.manifest import (
     ORDERS,
     SPLITS,
+    TASKS,
     Manifest,
     evaluation_size,
     steps_per_epoch,
@@ -26,7 +27,6 @@ from utils.data.read_records import Arrays
 from utils.fields import check_choice
 
 Images = Arrays | RecordFiles
-TASKS = ("classification", "localization", "segmentation")
 CLASS_WINDOW = 1000  # images among which each next one is drawn, where classes come one by one
 BLANK = -1  # the row of no image
 _OF_RECORD_FILES = {"task": "classification", "record_order": "shuffled"}

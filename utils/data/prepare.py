@@ -35,7 +35,7 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
-REMEDY = "choose another output_dir"
+REMEDY = "choose another folder"
 MOST_SHARDS = 128  # of a split, which are read in turn, all of them open
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
@@ -112,12 +112,12 @@ def _prepare(
     shards: Shards,
     options: Options,
 ) -> Manifest:
-    usual = OPTIONS.get(dataset, {})
     found = _find_manifest(Path(data_dir))
     if found:
         check_dataset(data_dir, found, dataset, options)
+    options = {**OPTIONS.get(dataset, {}), **(found["options"] if found else {}), **options}
     if dataset == "imagenet":
-        return _index(archive, Path(data_dir), found, {**usual, **options})
+        return _index(archive, Path(data_dir), found, options)
     if found and _is_finished(data_dir, found, shards):
         if archive and dataset == "folder" and os.path.exists(archive):
             _check_unchanged(archive, data_dir, found)
@@ -128,7 +128,6 @@ def _prepare(
         archive = _at_hand(Path(OFFICIAL_URL).stem) or OFFICIAL_URL
         if archive.endswith(".zip"):
             sha256 = sha256 or OFFICIAL_SHA256
-    options = {**usual, **(found["options"] if found else {}), **options}
     return _build(dataset, archive, Path(data_dir), sha256, shards, found, options)
 
 
@@ -175,15 +174,15 @@ def _at_hand(name: str) -> str | None:
     return None
 
 
-def _find_manifest(output_dir: Path) -> Manifest | None:
+def _find_manifest(data_dir: Path) -> Manifest | None:
     """The manifest of a conversion in a folder; None if the folder is empty or does not exist."""
-    if (output_dir / MANIFEST).exists():
-        return load_manifest(output_dir, verify=False)
-    if output_dir.exists() and not (
-        output_dir.is_dir() and all(is_system_file(file.name) for file in output_dir.iterdir())
+    if (data_dir / MANIFEST).exists():
+        return load_manifest(data_dir, verify=False)
+    if data_dir.exists() and not (
+        data_dir.is_dir() and all(is_system_file(file.name) for file in data_dir.iterdir())
     ):
         raise DatasetError(
-            f"{output_dir} exists and holds no {MANIFEST}; choose a new or empty output_dir."
+            f"{data_dir} exists and holds no {MANIFEST}; choose a new or empty folder."
         )
     return None
 
@@ -199,18 +198,18 @@ def _check_unchanged(
         if files_sha256(source) != found["files_sha256"]:
             raise DatasetError(
                 f"The pictures in {archive} are not those any more that {data_dir} was made from. "
-                f"To convert them anew, delete {data_dir} or choose another data_dir."
+                f"To convert them anew, delete {data_dir} or choose another folder."
             )
 
 
-def _is_finished(output_dir: str | os.PathLike, found: Manifest, shards: Shards) -> bool:
+def _is_finished(data_dir: str | os.PathLike, found: Manifest, shards: Shards) -> bool:
     """Whether the records are undamaged and in the numbers of shards that were asked for."""
-    damaged = damaged_shards(output_dir, found)
+    damaged = damaged_shards(data_dir, found)
     if not damaged and shards.items() <= _shards_of(found).items():
-        print(f"{output_dir} already holds {found['dataset']}: {counts_in_words(found)}.")
+        print(f"{data_dir} already holds {found['dataset']}: {counts_in_words(found)}.")
         return True
     reason = f"damaged: {', '.join(damaged)}" if damaged else "other numbers of shards asked for"
-    print(f"The records in {output_dir} are to be rebuilt ({reason}).")
+    print(f"The records in {data_dir} are to be rebuilt ({reason}).")
     return False
 
 
@@ -219,39 +218,39 @@ def _shards_of(found: Manifest) -> Shards:
 
 
 def _other_data(
-    output_dir: str | os.PathLike, found: Manifest, archive: object, fields: list[str]
+    data_dir: str | os.PathLike, found: Manifest, archive: object, fields: list[str]
 ) -> DatasetError:
     return DatasetError(
-        f"{output_dir} holds {found['dataset']} that was not made from {archive} (another "
+        f"{data_dir} holds {found['dataset']} that was not made from {archive} (another "
         f"{', '.join(fields)}), so it is not rebuilt from that. Pass the archive that it was made "
         "from, or choose another folder."
     )
 
 
 def _check_same_data(
-    output_dir: Path, found: Manifest | None, new: Manifest, archive: object
+    data_dir: Path, found: Manifest | None, new: Manifest, archive: object
 ) -> None:
     """Refuses to replace records by those of other data, as far as both manifests tell."""
     common = set(found or ()) & set(new) - {"schema", "shards"}
     fields = sorted(key for key in common if found and found[key] != new[key])
     if found and fields:
-        raise _other_data(output_dir, found, archive, fields)
+        raise _other_data(data_dir, found, archive, fields)
 
 
 def _build(
     dataset: str,
     archive: str | os.PathLike | None,
-    output_dir: Path,
+    data_dir: Path,
     sha256: str | None,
     shards: Shards,
     found: Manifest | None,
     options: Options,
 ) -> Manifest:
-    """Converts an archive, or draws; writes nothing but `output_dir`.
+    """Converts an archive, or draws; writes nothing but `data_dir`.
 
     That may be a mount point, or its parent read-only.
     """
-    target = Path(os.path.realpath(output_dir))
+    target = Path(os.path.realpath(data_dir))
     is_new = not target.exists()
     shards = {**DEFAULT_SHARDS, **(_shards_of(found) if found else {}), **shards}
     try:
@@ -261,10 +260,10 @@ def _build(
                 archive = tiny_shapes.draw_tiny_shapes(drawn, **options)
             if archive is None:
                 raise DatasetError(
-                    f"{output_dir} holds no records yet; give the archive that they are made from."
+                    f"{data_dir} holds no records yet; give the archive that they are made from."
                 )
             if dataset == "folder" and target.is_relative_to(os.path.realpath(archive)):
-                raise DatasetError(f"{output_dir} is in {archive}, among the pictures; {REMEDY}.")
+                raise DatasetError(f"{data_dir} is in {archive}, among the pictures; {REMEDY}.")
             if os.path.isfile(archive):
                 check_disk(target, os.path.getsize(archive), REMEDY)
             built = scratch / "records"
@@ -275,10 +274,10 @@ def _build(
                 source = unpack_parquet(source) if parquet else source
                 layout = _layout_of(dataset, source, options)
                 description = describe_layout(layout, options)
-                _check_same_data(output_dir, found, description, archive)
+                _check_same_data(data_dir, found, description, archive)
                 check_disk(target, _needed(source, layout), REMEDY)
                 manifest = write_records(source, layout, built, shards, description)
-            _check_same_data(output_dir, found, manifest, archive)
+            _check_same_data(data_dir, found, manifest, archive)
             _publish(built, target, found)
     finally:
         if is_new:
@@ -309,8 +308,9 @@ def _publish(built: Path, target: Path, found: Manifest | None) -> None:
         for file in new:
             file.replace(target / file.name)
     except BaseException:
-        for file in () if found else new:
-            (target / file.name).unlink(missing_ok=True)
+        if not found:
+            for file in new:
+                (target / file.name).unlink(missing_ok=True)
         raise
     for name in set(found["shards"] if found else ()) - {file.name for file in new}:
         (target / Path(name).name).unlink(missing_ok=True)

@@ -19,11 +19,12 @@ from PIL import Image
 from utils import tfrecord
 from utils.data.archives import DOWNLOAD_CACHE, DatasetError, check_disk
 from utils.data.imagenet.records import RecordFiles, Thumbnails
-from utils.data.manifest import Manifest, file_sha256, manifest_sha256
+from utils.data.manifest import MAKE_AGAIN, Manifest, manifest_sha256
 from utils.data.write_records import EDGES, MASK
 from utils.files import (
     A_DAY,
     READ_ONLY,
+    file_sha256,
     is_mounted,
     locked,
     replacing,
@@ -171,7 +172,7 @@ def _label(example: Any) -> int:
 def _unusable(data_dir: str | os.PathLike, reason: object) -> DatasetError:
     return DatasetError(
         f"The records in {data_dir} cannot be used: {reason}. "
-        "Delete that folder and run notebooks/01_data_conversion.ipynb."
+        f"Delete that folder, then {MAKE_AGAIN}."
     )
 
 

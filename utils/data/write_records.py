@@ -22,8 +22,9 @@ from utils.data.archives import Archive, DatasetError
 from utils.data.datasets import tiny_shapes
 from utils.data.datasets.folder import FOLDER
 from utils.data.datasets.layout import ImageFile, Layout, Read, UnusableImage
-from utils.data.manifest import SCHEMA, Manifest, Options, file_sha256, write_manifest
+from utils.data.manifest import SCHEMA, Manifest, Options, write_manifest
 from utils.fields import first_of
+from utils.files import file_sha256
 from utils.progress import Bar
 
 SHUFFLE_SEED = 2012
@@ -223,8 +224,9 @@ def encode_record(
         feature[key].int64_list.value.append(number)
     for key, text in texts.items():
         feature[key].bytes_list.value.append(text)
-    for index, key in enumerate(EDGES if image.boxes else ()):
-        feature[key].float_list.value.extend(box[index] for box in image.boxes)
+    if image.boxes:
+        for index, key in enumerate(EDGES):
+            feature[key].float_list.value.extend(box[index] for box in image.boxes)
     return example.SerializeToString(deterministic=True)
 
 

@@ -144,9 +144,14 @@ def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
     Returns:
         `pandas.DataFrame`, the largest loss first: changed, n (how many runs, which differ in their
         seed, the row is the mean of), train_top1 (of the last epoch) and top1 (of the hold-out),
-        both fractions, difference (percentage points of top-1 from the mean of the default's runs),
-        uncertainty (one standard deviation of that difference, see
-        `utils.experiments.common.uncertainty_of_difference`) and run. The first row is the default.
+        both fractions, reference (what the row is compared with), difference (percentage points of
+        top-1 from it), uncertainty (one standard deviation of that difference) and run. The first
+        row is the default.
+
+        The reference is the mean of the default's seeds, and the uncertainty that of
+        `utils.experiments.common.uncertainty_of_difference`. What changes evaluation alone is the
+        same training as the default's first seed, and compared with that; the uncertainty is then
+        binomial, as if the two were evaluated on different images, and so an upper bound.
 
     Raises:
         FileNotFoundError: a result is missing.
@@ -160,7 +165,8 @@ def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
     found = [results.read_complete(results.result_path(results_dir, name)) for name in names]
     top1 = 100 * np.array([result["metrics"]["top1"] for result in found])
     # An evaluation has no history: the training before it is the default's.
-    train = [(r["history"] or found[0]["history"])["top1"][-1] for r in found]
+    histories = [result["history"] or found[0]["history"] for result in found]
+    train = [history["top1"][-1] for history in histories]
     default = top1[:seeds].mean()
     rows = pd.DataFrame(
         {
@@ -168,11 +174,18 @@ def ablation_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
             "n": [seeds, *[1] * len(changed)],
             "train_top1": [np.mean(train[:seeds]), *train[seeds:]],
             "top1": np.array([default, *top1[seeds:]]) / 100,
+            "reference": "mean of the seeds",
             "difference": np.array([default, *top1[seeds:]]) - default,
             "uncertainty": uncertainty_of_difference(top1[:seeds]),
             "run": ["why-default", *names[seeds:]],
         }
     )
+    same = np.array([False, *(h["loss"] == histories[0]["loss"] for h in histories[seeds:])])
+    images = found[0]["dataset"]["counts"]["holdout"]
+    variances = sum(p * (1 - p) / images for p in (rows["top1"], top1[0] / 100))
+    rows.loc[same, "reference"] = "its seed 0"
+    rows.loc[same, "difference"] = 100 * rows["top1"] - top1[0]
+    rows.loc[same, "uncertainty"] = 100 * variances**0.5
     return pd.concat([rows[:1], rows[1:].sort_values("difference")], ignore_index=True)
 
 
@@ -201,8 +214,8 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
         mean of), train_top1 (of the last epoch), top1 (of the hold-out) and ema_top1 (of averaged
         weights, where there are), all three fractions; difference (percentage points of top-1 from
         the first row of the same preset and precision), error (one standard deviation of that
-        difference, by the binomial of the images that both rows are evaluated on), and differs
-        (whether the difference is more than two of these).
+        difference, by the binomial of the hold-out, which is the same images for every seed), and
+        differs (whether the difference is more than two of these).
 
     Raises:
         FileNotFoundError: a result is missing.
@@ -213,7 +226,7 @@ def recipe_table(results_dir: str | Path = "report/results") -> pd.DataFrame:
         runs = _runs_of(name)
         found = [results.read_complete(results.result_path(results_dir, r.run_id)) for r in runs]
         top1 = np.mean([result["metrics"]["top1"] for result in found])
-        images = seeds * found[0]["dataset"]["counts"]["holdout"]
+        images = found[0]["dataset"]["counts"]["holdout"]
         rows.append(
             {
                 "changed": changed,

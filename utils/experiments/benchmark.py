@@ -16,14 +16,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from utils import environment
 from utils.files import read_json
-from utils.training.config import RunConfig
+from utils.training.config import USUAL
 from utils.training.results import device_name, load_results, result_path, write_result
 
 FRACTION = 0.1  # of the training images that an epoch is measured with
@@ -130,10 +129,9 @@ def measured_options(result: dict[str, Any]) -> dict[str, Any]:
         Fields of a `RunConfig` that are not the default: the run's own, except for what makes it
         long and for its seed.
     """
-    usual = {field.name: field.default for field in fields(RunConfig)}
-    given = {name: value for name, value in result["config"].items() if name in usual}
+    given = {name: value for name, value in result["config"].items() if name in USUAL}
     short = {"epochs": EPOCHS, "fraction": FRACTION, "kind": "ablation", "seed": 0}
-    return {name: value for name, value in (given | short).items() if value != usual[name]}
+    return {name: value for name, value in (given | short).items() if value != USUAL[name]}
 
 
 def epoch_seconds(history: dict[str, list[float]], images: int) -> float:

@@ -22,8 +22,10 @@ JOURNAL = "runs/search/journal.log"  # of `06_search`
 
 def cost_runs() -> list[RunConfig]:
     """Two epochs of a tenth of the images with the course report's recipe: the second is timed."""
-    options: dict[str, Any] = {"recipe": "course", "epochs": 2, "kind": "ablation", "fraction": 0.1}
-    options["precision"] = "float32"
+    options: dict[str, Any] = {
+        "recipe": "course", "epochs": 2, "kind": "ablation", "fraction": 0.1,
+        "precision": "float32",
+    }  # fmt: skip
     changes: dict[str, dict[str, Any]] = {
         "simple-graph": {"preset": "simple"},
         "simple-eager": {"preset": "simple", "eager": True},

@@ -72,9 +72,10 @@ def comparison_runs(
         Dict of `RunConfig` by (name in tables, seed).
     """
     comparison = COMPARISONS[task]
-    common: dict[str, Any] = {"task": task, "kind": "ablation", "recipe": "tuned-v1"}
-    common["precision"] = "float32"
-    common |= {**comparison.options, **options}
+    common: dict[str, Any] = {
+        "task": task, "kind": "ablation", "recipe": "tuned-v1", "precision": "float32",
+        **comparison.options, **options,
+    }  # fmt: skip
     return {
         (name, seed): RunConfig(
             preset=preset,

@@ -51,7 +51,7 @@ def stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def finish(config: RunConfig) -> dict[str, Any]:
+def run_to_end(config: RunConfig) -> dict[str, Any]:
     """Runs what has no complete result yet.
 
     Args:
@@ -85,11 +85,11 @@ def run_missing(configs: Iterable[RunConfig]) -> list[dict[str, Any]]:
         Their results, in the same order.
 
     Raises:
-        RuntimeError: see `finish`.
+        RuntimeError: see `run_to_end`.
     """
     found = []
     for config in configs:
-        result = finish(config)
+        result = run_to_end(config)
         last = len(result["history"]["loss"]) - 1
         print(results.epoch_line(result, last), "|", config.run_id, flush=True)
         found.append(result)

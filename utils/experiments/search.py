@@ -19,7 +19,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from utils.experiments.common import ABLATION_OPTIONS, DEFAULT_SEEDS, uncertainty_of_difference
-from utils.experiments.processes import finish
+from utils.experiments.processes import run_to_end
 from utils.fields import check_choice
 from utils.files import DamagedFile, locked
 from utils.training.config import ResolvedConfig, RunConfig
@@ -195,7 +195,7 @@ def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfi
     """Runs a point to its end, and says so, unless its result is there; adds it to the study."""
     wait_for_others(config.run_dir, POLL)  # for what a killed sweep has started
     known = complete_result(config) is not None
-    result = finish(config)
+    result = run_to_end(config)
     space = SPACES[study.study_name].items()
     trial = optuna.create_trial(
         params=point,

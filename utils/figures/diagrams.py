@@ -83,7 +83,7 @@ def draw_flow() -> Figure:
 def _bottleneck(axes: Axes, x: float, color: Any) -> None:
     """Three convolutions and a shortcut."""
     _title(axes, x, "bottleneck", "every stage")
-    steps = ["BN, ReLU\n1×1 to c / 4", "BN, ReLU\n3×3, dilated", "BN, ReLU\n1×1 to c"]
+    steps = ["BN, ReLU\n1×1 to c / 4", "BN, ReLU\n3×3", "BN, ReLU\n1×1 to c"]
     _column(axes, x, [1.3, 2.75, 4.2], steps, color, width=1.9, height=0.95)
     _plus(axes, x, 5.6)
     _path(axes, [(x, 0.2), (x, 0.82)])
@@ -97,7 +97,7 @@ def _refinement(axes: Axes, x: float, color: Any, head: bool) -> None:
     """A UR block of the body, or a DR block of the head."""
     _title(axes, x, *(("DR block", "head") if head else ("UR block", "body")))
     branch, resampling = (
-        ("equal width", "max-pool 2×2") if head else ("dilation 1, 2, 4", "nearest ×2")
+        ("equal width", "max-pool 2×2") if head else ("dilation 1, 2 or 4", "nearest ×2")
     )
     _column(axes, x, [2.2], [f"residual branch\n{branch}"], color, height=1.1)
     _column(axes, x, [5.0], [resampling], color)

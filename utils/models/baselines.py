@@ -15,7 +15,7 @@ from utils.models.blocks import (
     max_pool,
     normalize,
 )
-from utils.models.presets import BaselineConfig, ResNeXtConfig, UNetConfig
+from utils.models.presets import BaselineConfig, ResNeXtConfig, UNetConfig, total_stride
 
 
 def build_resnext(
@@ -113,7 +113,7 @@ def build_unet(
     output is as large as the input.
     """
     get_stem(stem)
-    stride = 2 ** (config.depth - 1)
+    stride = total_stride(config, stem)
     if image_size < 1 or image_size % stride:
         raise ValueError(
             f"image_size must be a multiple of {stride}. Received: image_size={image_size}"

@@ -26,6 +26,7 @@ from utils.models.presets import (
 )
 
 WEIGHTS_DIR = Path(__file__).parents[2] / "report/weights"
+RESULTS_DIR = WEIGHTS_DIR.with_name("results")
 # Prefixes of the names of the layers of classifiers, boxes and masks.
 HEAD_LAYERS = ("logits", "hidden", "box", "decoder")
 _BUILDERS: dict[type, Callable[..., keras.Model]] = {

@@ -75,9 +75,9 @@ def build_fishnet(
     Source: arXiv 1901.03495, section 3 and figure 2; `models/fishnet.py` of the authors' code.
     """
     stride, pool = get_stem(stem)
-    if image_size < 1 or image_size % total_stride(stem):
+    if image_size < 1 or image_size % total_stride(config, stem):
         raise ValueError(
-            f"image_size must be a multiple of the total stride, {total_stride(stem)} with "
+            f"image_size must be a multiple of the total stride, {total_stride(config, stem)} with "
             f"stem={stem!r}. Received: image_size={image_size}"
         )
     planes, depths = config.network_planes, config.num_res_blks

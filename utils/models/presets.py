@@ -23,12 +23,6 @@ ACTIVATIONS = {  # as they are called in a config, and in tables and figures
 }
 
 
-def total_stride(stem: str) -> int:
-    """Of a FishNet with that stem; image sizes must be multiples of it."""
-    stride, pool = STEMS[stem]
-    return 8 * stride * (2 if pool else 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class FishNetConfig:
     """Widths, depths and kinds of blocks of one FishNet.
@@ -132,6 +126,22 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         _check_fields(self, "width", "depth")
+
+
+def total_stride(network: Any, stem: str) -> int:
+    """Of which the size of a network's images must be a multiple.
+
+    Args:
+        network: a config.
+        stem: a key of `STEMS`.
+
+    Returns:
+        The factor by which the network shrinks height and width; 1 of one that takes any size.
+    """
+    if isinstance(network, UNetConfig):
+        return 2 ** (network.depth - 1)
+    stride, pool = STEMS[stem]
+    return 8 * stride * (2 if pool else 1) if isinstance(network, FishNetConfig) else 1
 
 
 def _check_fields(config: Any, *positive: str) -> None:
@@ -288,8 +298,7 @@ def get_preset(
     Raises:
         ValueError: if there is no such preset or it has no such field; lists the names.
     """
-    if name not in PRESETS:
-        raise ValueError(f"Unknown preset. Valid names: {', '.join(PRESETS)}. Received: {name!r}")
+    check_choice("preset", name, PRESETS)
     for field, value in (("width", width), ("blocks", blocks)):
         if value is not None and not isinstance(PRESETS[name], FishNetConfig):
             raise ValueError(f"{field} can be changed in a FishNet only. Received: preset={name!r}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from utils.commands import one_line_errors
 from utils.environment import need_tensorflow
 from utils.page.layout import build_page, launch_page
 
@@ -11,15 +12,15 @@ if __name__ == "__main__":
     parser.add_argument("--share", action="store_true", help="with a public link of Gradio's")
     parser.add_argument("--browser", action="store_true", help="open it in the browser as well")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors(parser):
         need_tensorflow("Grad-CAM")
-        launch_page(
-            build_page(),
-            server_port=arguments.port,
-            share=arguments.share,
-            inbrowser=arguments.browser,
-        )
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    except OSError as error:  # of Gradio, about the port
-        parser.error(f"{error} Choose another --port, or none.")
+        page = build_page()
+        try:
+            launch_page(
+                page,
+                server_port=arguments.port,
+                share=arguments.share,
+                inbrowser=arguments.browser,
+            )
+        except OSError as error:  # of Gradio, about the port
+            raise OSError(f"{error} Choose another --port, or none.") from error

@@ -11,6 +11,7 @@ from utils.analysis.classify import load_classifier
 from utils.analysis.gradients import grad_cam, layers_in
 from utils.analysis.tables import kept
 from utils.files import load_model
+from utils.training.predictions import softmax
 from utils.training.results import load_results
 
 STAGES = {"Tail": "tail_3", "Body": "body_3", "Head": "head_1"}  # where each part decides
@@ -76,7 +77,7 @@ class Networks:
         """
         model, words = self.classifier(run_id)
         logits = model.predict_on_batch(image[None])
-        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
+        probabilities = softmax(logits)[0]
         best = np.argsort(-probabilities, kind="stable")[:5]
         stages = layers_in(model, STAGES.values())
         maps = grad_cam(model, image[None], best[:1].tolist(), stages)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS
+from utils.data.manifest import DATASETS, IMAGE_SIZE, ORDERS, PREPARED_WITH, SPLITS, TASKS
 from utils.devices import DISTRIBUTIONS
 from utils.fields import Rule, check_field, one_of
 from utils.models.presets import STEMS, UNetConfig, check_segments, get_preset
@@ -24,7 +24,7 @@ from utils.training.recipes import (
     get_recipe,
     name_in_runs,
 )
-from utils.training.results import REPORTED, result_path
+from utils.training.results import result_path
 
 # Fields that change the preset, where they are not None.
 NETWORK_CHANGES = (
@@ -76,7 +76,7 @@ _SHARE = ("a number in [0, 1)", lambda value: 0 <= value < 1)
 # field: what it must be beyond its type, and the test. The preset and the recipe check their own.
 RULES: dict[str, Rule] = {
     "dataset": one_of(DATASETS),
-    "task": one_of(REPORTED),
+    "task": one_of(TASKS),
     "precision": one_of(("float32", "mixed_bfloat16", "auto")),
     "stem": one_of(STEMS),
     "split": one_of(SPLITS),
@@ -333,7 +333,7 @@ class RunConfig:
 
     def _changed(self, derived: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """The fields whose value is neither the default nor what follows from the others."""
-        usual = {field.name: field.default for field in fields(self)} | derived
+        usual = USUAL | derived
         given = self._given(usual)
         return {name: value for name, value in given.items() if value != usual[name]}
 
@@ -413,6 +413,10 @@ class RunConfig:
         }
 
 
+# What a field is that is not given.
+USUAL: dict[str, typing.Any] = {field.name: field.default for field in fields(RunConfig)}
+
+
 class ResolvedConfig(RunConfig):
     """A run in which all is resolved, as `RunConfig.resolve` returns it: to read, not to change."""
 
@@ -434,8 +438,7 @@ def _crc32_of_weights(path: str) -> int | None:
 
 def _comparable(identity: dict[str, typing.Any]) -> dict[str, typing.Any]:
     """An identity with its recipe as it takes effect, however it was asked for."""
-    usual: dict[str, typing.Any] = {field.name: field.default for field in fields(RunConfig)}
-    usual["precision"] = "float32"  # before it could be "auto"
+    usual = USUAL | {"precision": "float32"}  # before it could be "auto"
     values = {name: usual[name] for name in usual if name not in INCIDENTAL} | identity
     values.pop("input", None)  # a complete run is what it is; `check_config` looks at it
     if values.get("shuffle_window") == _WINDOWS[values["record_order"]]:

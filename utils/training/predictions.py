@@ -94,11 +94,16 @@ def keep_predictions(
     return {"top1": float(correct.mean()), "split": config.split}
 
 
+def softmax(logits: Any) -> np.ndarray:
+    """Probabilities, of the same shape."""
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
 def _predict(model: keras.Model, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (images, classes) and labels (images,)."""
     found = [(model.predict_on_batch(images), labels) for images, labels in batches]
     logits, labels = map(np.concatenate, zip(*found, strict=True))
-    return keras.ops.convert_to_numpy(keras.ops.softmax(logits)), labels
+    return softmax(logits), labels
 
 
 def is_kept(result: dict[str, Any]) -> bool:

@@ -6,9 +6,8 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from utils.data.manifest import IMAGE_SIZE
 from utils.fields import check_choice
-from utils.models.presets import FishNetConfig, UNetConfig, total_stride
+from utils.models.presets import total_stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +226,7 @@ RECIPES["paper-long"] = dataclasses.replace(
 )
 
 
-def check_image_sizes(
-    recipe: Recipe, network: Any, stem: str, task: str, most: int = IMAGE_SIZE
-) -> None:
+def check_image_sizes(recipe: Recipe, network: Any, stem: str, task: str, most: int) -> None:
     """Refuses sizes of the training images that a network or a task cannot take.
 
     Args:
@@ -247,7 +244,7 @@ def check_image_sizes(
             'image_sizes must be "full" for any task but classification: boxes and masks are not '
             f"resized. Received: {recipe.image_sizes!r}"
         )
-    stride = _stride(network, stem)
+    stride = total_stride(network, stem)
     least = stride if stride > 1 else IMAGE_SIZES[0]  # in which a DenseNet can halve five times
     if any(size % stride or not least <= size <= most for size in recipe.sizes):
         valid = ", ".join(str(size) for size in range(stride, most + 1, stride))
@@ -269,7 +266,7 @@ def check_image_size(size: int, network: Any, stem: str) -> None:
     Raises:
         ValueError: names the nearest valid sizes.
     """
-    stride, (least, most) = _stride(network, stem), IMAGE_SIZES
+    stride, (least, most) = total_stride(network, stem), IMAGE_SIZES
     if least <= size <= most and not size % stride:
         return
     valid = range(-(-least // stride) * stride, most + 1, stride)
@@ -279,12 +276,6 @@ def check_image_size(size: int, network: Any, stem: str) -> None:
         f"{stride} with stem={stem!r}; nearest: {' and '.join(map(str, nearest))}. "
         f"Received: image_size={size}"
     )
-
-
-def _stride(network: Any, stem: str) -> int:
-    if isinstance(network, UNetConfig):
-        return 2 ** (network.depth - 1)
-    return total_stride(stem) if isinstance(network, FishNetConfig) else 1
 
 
 def current_name(name: str, version: int = 1) -> str:

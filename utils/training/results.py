@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import environment
+from utils.data.manifest import Manifest, manifest_sha256
 from utils.fields import check_choice
 from utils.files import read_json, replacing
 from utils.training.recipes import current_name
-from utils.training.run_folder import TrainingError, in_words, more_epochs
+from utils.training.run_folder import TrainingError, differences_in_words, more_epochs
 
 if TYPE_CHECKING:
     from utils.training.config import RunConfig
@@ -52,13 +53,12 @@ def result_path(results_dir: str | Path, run_id: str) -> Path:
     return Path(results_dir) / f"{run_id}.json"
 
 
-def new_result(config: RunConfig, manifest: dict[str, Any], manifest_sha256: str) -> dict[str, Any]:
+def new_result(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
     """The result of a run that has not begun.
 
     Args:
         config: of the run.
         manifest: of its dataset.
-        manifest_sha256: by which the result names that dataset.
 
     Returns:
         Dict in the schema of one run's JSON, its lists empty.
@@ -80,7 +80,7 @@ def new_result(config: RunConfig, manifest: dict[str, Any], manifest_sha256: str
         "dataset": {
             "name": manifest["dataset"],
             "split": config.split,
-            "manifest_sha256": manifest_sha256,
+            "manifest_sha256": manifest_sha256(manifest),
             "counts": manifest["counts"],
             "synthetic": manifest["synthetic"],
         },
@@ -200,7 +200,7 @@ def complete_result(config: RunConfig, manifest_sha256: str | None = None) -> di
     if differences := config.differences(found["config"] | dataset, manifest_sha256):
         raise TrainingError(
             f"{path} is the result of another run, not of the one that is asked for in {run_dir} "
-            f"({in_words(differences)}). "
+            f"({differences_in_words(differences)}). "
             f"{more_epochs(run_dir, differences) or remedy}"
         )
     return found if complete else None
@@ -264,6 +264,11 @@ def device_name(result: dict[str, Any]) -> str:
     return ", then ".join(devices_of(result))
 
 
+def read_results(results_dir: str | Path) -> list[dict[str, Any]]:
+    """All results of a folder, by name, as `read_result` reads them."""
+    return [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
+
+
 def load_results(results_dir: str | Path) -> list[dict[str, Any]]:
     """All runs that may stand in a results table: complete trainings on real Tiny ImageNet.
 
@@ -273,8 +278,8 @@ def load_results(results_dir: str | Path) -> list[dict[str, Any]]:
     Returns:
         List of results, the best top-1 on the validation set last.
     """
-    results = [read_result(path) for path in sorted(Path(results_dir).glob("*.json"))]
-    return sorted((r for r in results if is_reportable(r)), key=lambda r: r["metrics"]["top1"])
+    results = filter(is_reportable, read_results(results_dir))
+    return sorted(results, key=lambda result: result["metrics"]["top1"])
 
 
 def is_reportable(result: dict[str, Any]) -> bool:

@@ -92,7 +92,7 @@ def train(config: RunConfig, watch: Watch | None = None) -> dict[str, Any]:
         config = with_precision(config)
         if devices.is_main:
             run_folder.check_config(folder, config, sha256)
-        result = results.new_result(config, manifest, sha256)
+        result = results.new_result(config, manifest)
         with environment.deterministic_ops(), devices.scope():
             weights, average = _fit(config, source, devices, result, watch or (lambda result: None))
         if devices.is_main:

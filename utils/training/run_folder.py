@@ -164,12 +164,11 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     remedy = more_epochs(folder, differences) or (
         "Use the same parameters, another run_dir, or delete that folder."
     )
-    raise TrainingError(
-        f"{folder} holds a run with other parameters ({in_words(differences)}). {remedy}"
-    )
+    said = differences_in_words(differences)
+    raise TrainingError(f"{folder} holds a run with other parameters ({said}). {remedy}")
 
 
-def in_words(differences: Mapping[str, tuple[object, object]]) -> str:
+def differences_in_words(differences: Mapping[str, tuple[object, object]]) -> str:
     """What `RunConfig.differences` returns, as in "seed: 0 there, 1 now"."""
     return "; ".join(
         f"{name}: {there!r} there, {here!r} now" for name, (there, here) in differences.items()

@@ -34,6 +34,12 @@ OFFICIAL_CLASSES_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2a
 OFFICIAL_CLASS_COUNTS = {"train": 500, "validation": 50}
 
 
+def is_official(wnids: Iterable[str]) -> bool:
+    """Whether these are the classes of the official Tiny ImageNet."""
+    digest = hashlib.sha256("\n".join(sorted(wnids)).encode()).hexdigest()
+    return digest == OFFICIAL_CLASSES_SHA256
+
+
 def read_layout(source: Archive) -> Layout:
     """Lists the images of a dataset in Tiny ImageNet's layout.
 
@@ -69,9 +75,8 @@ def read_layout(source: Archive) -> Layout:
         )
     train = [image for wnid in classes for image in _train_images(source, wnid, folders)]
     splits = {"train": train, "validation": _validation_images(source, set(classes), folders)}
-    digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
     layout = Layout(
-        OFFICIAL if digest == OFFICIAL_CLASSES_SHA256 else f"{OFFICIAL}-like",
+        OFFICIAL if is_official(classes) else f"{OFFICIAL}-like",
         classes,
         [words.get(wnid, wnid) for wnid in classes],
         {

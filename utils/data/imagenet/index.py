@@ -17,12 +17,11 @@ from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, RecordLayou
 from utils.data.manifest import (
     SCHEMA,
     Manifest,
-    file_sha256,
     manifest_sha256,
     write_manifest,
 )
 from utils.fields import first_of
-from utils.files import replacing
+from utils.files import file_sha256, replacing
 from utils.progress import Bar
 
 CLASS_LISTS = ("synsets.txt", "label.labels.txt")  # a class per line, in the order of the labels

@@ -20,8 +20,9 @@ from google.protobuf.message import DecodeError
 from utils import tfrecord
 from utils.data.archives import DatasetError
 from utils.data.imagenet.crops import augmented, center_crop, decode, opencv
-from utils.data.manifest import Manifest, file_sha256
+from utils.data.manifest import Manifest
 from utils.environment import usable_cores
+from utils.files import file_sha256
 
 INDEX = "index.npz"  # beside the manifest
 WINDOW = 16_384  # images among which each next one is drawn

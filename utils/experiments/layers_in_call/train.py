@@ -24,7 +24,7 @@ import tf_keras
 
 from utils import environment
 from utils.commands import one_line_errors
-from utils.data.manifest import load_manifest, manifest_sha256, steps_per_epoch
+from utils.data.manifest import load_manifest, steps_per_epoch
 from utils.data.pipeline import evaluation_batches, feed, training_batches
 from utils.data.plan import Source
 from utils.experiments.common import ABLATION_OPTIONS
@@ -40,7 +40,7 @@ from utils.models.presets import PRESETS, BaselineConfig, FishNetConfig
 from utils.training.config import RunConfig
 from utils.training.results import new_result, result_path, write_result
 
-NAMES = {"loss": "loss", "top1": "top1", "top5": "top5"}
+NAMES = ("loss", "top1", "top5")
 
 
 def build_variant(preset: str, variant: Variant) -> Any:
@@ -188,12 +188,13 @@ def train_variant(
             f"manner {variant.manner} needs steps, and at least 3 epochs. "
             f"Received: steps={steps}, epochs={epochs}"
         )
-    options: Any = {**ABLATION_OPTIONS, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-    options |= {"fraction": fraction, "eager": variant.manner != "twin", "run_dir": name}
-    options["recipe"] = "course"
+    options: Any = {
+        **ABLATION_OPTIONS, "recipe": "course", "epochs": epochs, "batch_size": batch_size,
+        "seed": seed, "fraction": fraction, "eager": variant.manner != "twin", "run_dir": name,
+    }  # fmt: skip
     config = RunConfig(preset=preset, **options)
     manifest = load_manifest(data_dir)
-    result = new_result(config, manifest, manifest_sha256(manifest))
+    result = new_result(config, manifest)
     error = graph_error(preset, variant)
 
     tf_keras.utils.set_random_seed(seed)

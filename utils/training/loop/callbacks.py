@@ -243,8 +243,9 @@ def held_back_signals(processes: int = 1) -> Iterator[list[str]]:
         signal.signal(number, defaults[number])
 
     with contextlib.suppress(ValueError):  # only the main thread may handle signals
-        for held in (signal.SIGTERM, signal.SIGINT) if processes == 1 else ():
-            defaults[held] = signal.signal(held, hold_back)
+        if processes == 1:
+            for held in (signal.SIGTERM, signal.SIGINT):
+                defaults[held] = signal.signal(held, hold_back)
     try:
         yield caught
     finally:
