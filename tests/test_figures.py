@@ -129,14 +129,18 @@ def test_curves_show_every_run_in_the_color_of_its_preset():
     assert legend(figure) == ["training set", "validation set"]
 
 
-def test_curves_name_what_is_changed_and_take_seeds_together():
+def test_curves_name_what_is_changed_and_are_means_over_seeds():
     configs: list[dict] = [{}, {}, {"activation": "silu"}]
-    figure = charts.plot_curves([result("simple", 4, "course", config=c) for c in configs])
+    results = [result("simple", 4, "course", config=c) for c in configs]
+    results[0]["history"]["val_top1"] = [0.1, None, 0.3, 0.4]
+    results[1]["history"]["val_top1"] = [0.3, None, 0.3, 0.5]
+    figure = charts.plot_curves(results)
     (row,) = figure.subfigs
     assert legend(row) == ["simple", "simple, SiLU"]
     right = row.axes[1]
-    assert [line.get_alpha() for line in right.lines] == [1, 1, 1, 1, 0.5, 0.5]
-    assert [line.get_marker() for line in right.lines[1::2]] == ["o", "o", "s"]
+    assert [line.get_alpha() for line in right.lines] == [1, 1, 0.5, 0.5]
+    assert [line.get_marker() for line in right.lines[1::2]] == ["o", "s"]
+    np.testing.assert_allclose(right.lines[1].get_xydata(), [[1, 0.2], [3, 0.3], [4, 0.45]])
 
 
 def test_curves_of_a_changed_network_are_pale_only_beside_those_of_the_network_as_it_is():

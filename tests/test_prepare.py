@@ -172,7 +172,7 @@ def test_drives_without_chmod_and_fsync(layout, tmp_path, monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left"), "free disk space or choose another folder"),
         (OSError(errno.EDQUOT, "Quota"), "free disk space or choose another folder"),
-        (PermissionError(errno.EACCES, "Denied"), "check the permissions or choose another output"),
+        (PermissionError(errno.EACCES, "Denied"), "check the permissions or choose another folder"),
         (OSError(errno.EIO, "Input/output error"), r"error\); choose another folder, then"),
     ],
 )

@@ -59,6 +59,7 @@ def load_manifest(data_dir: str | os.PathLike, *, verify: bool = True) -> Manife
         raise DatasetError(f"{path} has another schema; delete {data_dir}, then {MAKE_AGAIN}.")
     damaged = damaged_shards(data_dir, manifest) if verify else []
     if damaged:
+        remedy = MAKE_AGAIN
         if "records" in manifest:
             remedy = f"mount or restore {manifest['records']}, or pass the archive's new place"
         raise DatasetError(f"{data_dir}: missing or damaged: {first_of(damaged)}; {remedy}.")

@@ -181,9 +181,9 @@ def plot_gap(rows: pd.DataFrame) -> Figure:
 def plot_curves(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and top-1 by epoch, training dashed and evaluation solid.
 
-    Runs of one recipe and number of epochs are in one row, so that what is side by side compares. A
-    preset has one color in all rows; each network has a marker of its own, and variants are paler
-    beside the network as it is.
+    Runs of one recipe and number of epochs are in one row, so that what is side by side compares;
+    runs that differ in their seed are one line, their mean. A preset has one color in all rows;
+    each network has a marker of its own, and variants are paler beside the network as it is.
 
     Args:
         results: as in `utils.training.results`; without a top-1, as in segmentation, the IoU is
@@ -224,24 +224,24 @@ def _draw_curves(
     """The curves of runs of equal length with one recipe, with a legend below."""
     left, right = row.subplots(1, 2)
     shown = "top1" if "top1" in runs[0]["history"] else "iou"
-    named = {network_of(run): run for run in runs}  # the seeds of one have one label
+    networks: dict[str, list[Mapping[str, Any]]] = {}
     for result in runs:
-        history, preset, network = result["history"], result["preset"], network_of(result)
-        count = len(history["loss"])
-        is_variant = network != preset and preset in named
+        networks.setdefault(network_of(result), []).append(result)
+    for network, seeds in networks.items():
+        preset = seeds[0]["preset"]
+        is_variant = network != preset and preset in networks
         style = {"color": colors[preset], "alpha": 0.5 if is_variant else 1, "lw": 1}
         for axes, name in ((left, "loss"), (right, shown)):
-            axes.plot(range(1, count + 1), history[name], "--", **style)
-            evaluated = pd.Series(history[f"val_{name}"], range(1, count + 1), float).dropna()
-            (line,) = axes.plot(
-                *(evaluated.index, evaluated),
+            axes.plot(_mean_by_epoch(seeds, name), "--", **style)
+            evaluated = _mean_by_epoch(seeds, f"val_{name}")
+            axes.plot(
+                evaluated,
                 marker=markers[network],
                 ms=3,
                 markevery=max(1, len(evaluated) // 10),
+                label=_label(seeds[0]),
                 **style,
             )
-        if named[network] is result:
-            line.set_label(_label(result))
     left.set(title=f"{title}: cross-entropy", ylabel="loss", ylim=(0, None))
     right.set(title=f"{title}: accuracy", ylabel=TITLES[shown], ylim=(0, None))
     percent(right.yaxis)
@@ -250,6 +250,12 @@ def _draw_curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = right.get_legend_handles_labels()
     row.legend(*handles, loc="outside lower center", ncols=_columns(runs), fontsize=SMALL)
+
+
+def _mean_by_epoch(runs: Sequence[Mapping[str, Any]], name: str) -> pd.Series:
+    """What the histories of runs have of that name, by epoch from 1; epochs without it left out."""
+    values = pd.DataFrame([run["history"][name] for run in runs], dtype=float).mean().dropna()
+    return values.set_axis(values.index + 1)
 
 
 def names_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
