@@ -9,6 +9,7 @@ import yaml
 
 from utils.training.results import device_name, read_results, training_env
 
+FIELDS = ("run_id", "kind", "status", "task", "preset", "recipe")
 METRICS = ("top1", "top5", "loss", "iou", "localized", "accuracy")  # of all tasks
 
 
@@ -29,8 +30,7 @@ def results_csv(results_dir: str | Path) -> str:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     config, dataset, env = result.get("config", {}), result.get("dataset", {}), training_env(result)
     return {
-        **{name: result[name] for name in ("run_id", "kind", "status", "task")},
-        **{name: result[name] for name in ("preset", "recipe")},
+        **{name: result[name] for name in FIELDS},
         "epochs": config.get("epochs"),
         "seed": result["seed"],
         "dataset": dataset["name"],

@@ -164,9 +164,9 @@ def markdown_results(results: Results) -> str:
         of its recipe.
     """
     header = (
-        *("epochs", "network", "parameters", "million MACs", "s / epoch"),
-        *("training top-1", "validation top-1", "validation top-5"),
-    )
+        "epochs", "network", "parameters", "million MACs", "s / epoch", "training top-1",
+        "validation top-1", "validation top-5",
+    )  # fmt: skip
     theirs = [
         (COURSE_EPOCHS, f"*the course report's {row.Index}*".replace("resnet_report", "ResNet"))
         + (f"{row.parameters:,}", "–", _seconds(row.seconds_per_epoch))
@@ -217,7 +217,8 @@ def markdown_times(results: Results) -> str:
         (
             (
                 network_of(result) + (f" (seed {result['seed']})" if result["seed"] else ""),
-                *(result["recipe"], len(result["history"]["loss"])),
+                result["recipe"],
+                len(result["history"]["loss"]),
                 *(
                     first_epoch_above(result, level).replace(" ", "\u00a0")  # in one line
                     for level in (fishnet, resnet, 0.4)
@@ -265,9 +266,12 @@ def markdown_metrics(
         error = expected_calibration_error(calibration(predictions))
         rows.append(
             (
-                *(f"`{run_id}.keras`", f"{result['model']['parameters']:,}"),
-                *(_percent(metrics["top1"]), _percent(metrics["top5"])),
-                *(f"{metrics['loss']:.3f}", _percent(error)),
+                f"`{run_id}.keras`",
+                f"{result['model']['parameters']:,}",
+                _percent(metrics["top1"]),
+                _percent(metrics["top5"]),
+                f"{metrics['loss']:.3f}",
+                _percent(error),
             )
         )
     header = ("weights", "parameters", "top-1", "top-5", "cross-entropy", "calibration error")
@@ -295,9 +299,9 @@ def markdown_exports(result: dict[str, Any]) -> str:
         The lines of the table.
     """
     header = (
-        *("network", "format", "MB", "images", "predictions that differ"),
-        *("logits differ by at most", "top-1 of all images"),
-    )
+        "network", "format", "MB", "images", "predictions that differ",
+        "logits differ by at most", "top-1 of all images",
+    )  # fmt: skip
     rows = []
     for run, forms in result["exports"].items():
         keras = forms["keras"]
@@ -307,8 +311,12 @@ def markdown_exports(result: dict[str, Any]) -> str:
                 whole = row["images"] == keras["images"]
                 rows.append(
                     (
-                        *("", f"`{form}`", f"{row['bytes'] / 1e6:.1f}", f"{row['images']:,}"),
-                        *(f"{row['differing']:,}", f"{row['largest_difference']:.1g}"),
+                        "",
+                        f"`{form}`",
+                        f"{row['bytes'] / 1e6:.1f}",
+                        f"{row['images']:,}",
+                        f"{row['differing']:,}",
+                        f"{row['largest_difference']:.1g}",
                         f"{row['top1']:.2%}" if whole else "–",
                     )
                 )

@@ -46,9 +46,9 @@ SPACES: dict[str, dict[str, list]] = {
 
 # What the preset `simple` and the recipe `tuned-v1` have anyway.
 DEFAULTS = {
-    **{"down_sampling": "max_pool", "activation": "relu", "dropout": 0.0},
-    **{"optimizer": "sgd", "learning_rate": 0.5, "width": 1 / 4, "blocks": 1},
-}
+    "down_sampling": "max_pool", "activation": "relu", "dropout": 0.0, "optimizer": "sgd",
+    "learning_rate": 0.5, "width": 1 / 4, "blocks": 1,
+}  # fmt: skip
 
 POLL = 1.0  # seconds between looks at what another process works at
 

@@ -67,7 +67,9 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     for preset, recipe, epochs, parameters, top1, error in shown:
         color, is_theirs = colors[preset], recipe == "theirs"
         axes.errorbar(
-            *(parameters, top1, error),
+            parameters,
+            top1,
+            error,
             fmt=THEIRS if is_theirs else OURS,
             color=color,
             ms=7 if is_theirs else 5,  # where both are in one place, both are seen
@@ -306,7 +308,9 @@ def plot_reliability(
         error = expected_calibration_error(table)
         table = table[table["images"] >= FEWEST]
         (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
-            *(table["confidence"], table["accuracy"], f"{marker}-"),
+            table["confidence"],
+            table["accuracy"],
+            f"{marker}-",
             ms=3,
             lw=1,
             color=colors[result["preset"]],

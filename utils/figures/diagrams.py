@@ -165,7 +165,9 @@ def _around(axes: Axes, x: float, side: float, low: float, high: float) -> None:
 
 def _plus(axes: Axes, x: float, y: float) -> None:
     axes.text(
-        *(x, y, "+"),
+        x,
+        y,
+        "+",
         **(_text_at_center() | {"fontsize": 9}),
         bbox={"boxstyle": "circle,pad=0.12", "facecolor": "white", "edgecolor": "0.25"},
     )
@@ -206,7 +208,8 @@ def _draw(axes: Axes, box: Box) -> None:
     axes.add_patch(
         FancyBboxPatch(
             (box.x - box.width / 2, box.y - box.height / 2),
-            *(box.width, box.height),
+            box.width,
+            box.height,
             boxstyle="round,pad=0,rounding_size=0.12",
             facecolor=(*box.color, 0.22),
             edgecolor=box.color,

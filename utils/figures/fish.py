@@ -13,9 +13,9 @@ from utils.figures.style import PALETTE, SMALL, WIDTH
 from utils.models.fishnet import STAGES
 
 _CONNECTIONS = (  # the transfer branches: from, to
-    *(("tail_2", "body_1"), ("tail_1", "body_2"), ("stem", "body_3")),
-    *(("body_2", "head_1"), ("body_1", "head_2"), ("bridge", "head_3")),
-)
+    ("tail_2", "body_1"), ("tail_1", "body_2"), ("stem", "body_3"),
+    ("body_2", "head_1"), ("body_1", "head_2"), ("bridge", "head_3"),
+)  # fmt: skip
 _BOX_WIDTH = 0.7  # of the distance between two stages
 
 
@@ -45,7 +45,8 @@ def draw_fish(model: keras.Model) -> Axes:
         ax.add_patch(
             FancyBboxPatch(
                 (x - _BOX_WIDTH / 2, -height[name] / 2),
-                *(_BOX_WIDTH, height[name]),
+                _BOX_WIDTH,
+                height[name],
                 boxstyle="round,pad=0,rounding_size=0.08",
                 facecolor=(*color, 0.25),
                 edgecolor=color,
@@ -86,7 +87,8 @@ def _arrow(
     start: tuple[float, float], end: tuple[float, float], color: Any, curvature: float
 ) -> FancyArrowPatch:
     return FancyArrowPatch(
-        *(start, end),
+        start,
+        end,
         arrowstyle="-|>",
         connectionstyle=f"arc3,rad={curvature}",
         mutation_scale=7,

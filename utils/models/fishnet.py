@@ -28,9 +28,9 @@ from utils.models.blocks import (
 from utils.models.presets import FishNetConfig, total_stride
 
 STAGES = (  # of the features f0 ... f10
-    *("stem", "tail_1", "tail_2", "tail_3", "bridge"),
-    *("body_1", "body_2", "body_3", "head_1", "head_2", "head_3"),
-)
+    "stem", "tail_1", "tail_2", "tail_3", "bridge",
+    "body_1", "body_2", "body_3", "head_1", "head_2", "head_3",
+)  # fmt: skip
 # Each part has all four resolutions: the body begins with the bridge, the head with the body's end.
 PARTS = {"tail": STAGES[:4], "body": STAGES[4:8], "head": STAGES[7:11]}
 _DOWN_SAMPLING = {  # what follows the last block of a stage in tail and head

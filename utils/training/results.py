@@ -25,20 +25,20 @@ STATUSES = ("running", "complete", "failed")
 REPORTED = {
     "classification": {"loss": "cross_entropy", "top1": "top1", "top5": "top5"},
     "localization": {
-        **{"loss": "cross_entropy", "top1": "top1", "top5": "top5"},
-        **{"iou": "iou", "localized": "localized"},
+        "loss": "cross_entropy", "top1": "top1", "top5": "top5", "iou": "iou",
+        "localized": "localized",
     },
     "segmentation": {"loss": "cross_entropy", "accuracy": "pixel_accuracy", "iou": "mean_iou"},
-}
+}  # fmt: skip
 LOGGED = {  # what the epoch lines show of these, as percentages
     "classification": ("top1", "top5"),
     "localization": ("top1", "iou", "localized"),
     "segmentation": ("accuracy", "iou"),
 }
 TITLES = {
-    **{"loss": "cross-entropy", "top1": "top-1", "top5": "top-5", "iou": "IoU"},
-    **{"localized": "localized", "accuracy": "pixel accuracy"},
-}
+    "loss": "cross-entropy", "top1": "top-1", "top5": "top-5", "iou": "IoU",
+    "localized": "localized", "accuracy": "pixel accuracy",
+}  # fmt: skip
 COSTS = ("learning_rate", "seconds", "images_per_second", "peak_rss_mb")  # per epoch
 
 
