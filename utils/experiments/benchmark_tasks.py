@@ -187,8 +187,7 @@ def waiting(
         that all processes share.
     """
     manifest = load_manifest(data_dir)
-    augment = get_recipe("tuned-v1").augment
-    source = Source(data_dir, manifest, batch_size, augment=augment)
+    source = Source(data_dir, manifest, batch_size, augment=True)
     batches = iter(pipeline.feed(pipeline.training_batches(source, epochs=1000)))
     for _ in range(source.steps):  # until all images have been touched
         next(batches)
