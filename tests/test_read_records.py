@@ -196,7 +196,8 @@ def test_records_that_cannot_be_used_are_named_with_a_remedy(copied, manifest, h
     else:
         manifest["shards"] = {k: v for k, v in manifest["shards"].items() if k != shard.name}
         reason = "270 train images of the manifest's 288"
-    text = f"^The records in {copied} cannot be used: {reason}. Delete that folder, then run "
+    remedy = "Delete that folder, then run notebooks/01_data_conversion.ipynb, or 03_train"
+    text = f"^The records in {copied} cannot be used: {reason}. {remedy}"
     with pytest.raises(DatasetError, match=text):
         open_arrays(copied, manifest, "train")
 

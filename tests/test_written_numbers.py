@@ -197,17 +197,11 @@ def searches():
 
 
 def region_and_pixel():
-    gains = {
-        name: [
-            100 * (history["val_iou"][-1] - history["val_iou"][-2])
-            for seed in (0, 1)
-            for history in [
-                read_result(RESULTS / f"segmentation-{name}-seed{seed}.json")["history"]
-            ]
-        ]
-        for name in ("simple", "simple-tail")
-    }
-    said = ["{:.1f} and {:.1f}".format(*map(abs, gain)) for gain in gains.values()]
+    def gain(name, seed):
+        iou = read_result(RESULTS / f"segmentation-{name}-seed{seed}.json")["history"]["val_iou"]
+        return abs(100 * (iou[-1] - iou[-2]))
+
+    said = [f"{gain(name, 0):.1f} and {gain(name, 1):.1f}" for name in ("simple", "simple-tail")]
     yield (
         "notebooks/07_region_and_pixel.ipynb",
         f"({said[0]} points of IoU in the last one, its tail {said[1]})",
