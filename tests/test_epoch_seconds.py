@@ -33,13 +33,34 @@ def test_training_is_scaled_to_a_whole_epoch_and_evaluation_is_not():
     assert benchmark.epoch_seconds(history, images=1000) == pytest.approx(2 / 0.1 + 1)
 
 
-def test_only_runs_of_this_kind_of_machine_and_of_one_image_size_are_measured(result):
-    assert benchmark.is_measurable(result, "AMD EPYC")
-    result["config"]["image_sizes"] = "32x1-64x1"
-    assert not benchmark.is_measurable(result, "AMD EPYC")
-    result["config"]["image_sizes"] = None
+def run_command(monkeypatch, tmp_path, result, measured):
+    """Runs the command on one result; `measured` is called with what would be measured."""
+    result["seconds"].pop("epoch", None)
+    path = tmp_path / f"{result['run_id']}.json"
+    path.write_text(json.dumps(result))
+    monkeypatch.setattr(benchmark, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--results-dir", str(tmp_path)])
+    benchmark.main()
+    return read_result(path)["seconds"].get("epoch")
+
+
+def test_runs_of_other_machines_are_not_measured(monkeypatch, tmp_path, result):
     result["legs"][0]["env"]["device"] = "NVIDIA H100"
-    assert not benchmark.is_measurable(result, "AMD EPYC")
+    assert run_command(monkeypatch, tmp_path, result, lambda *_, **run: pytest.fail(run)) is None
+
+
+def test_an_epoch_of_a_resized_run_is_the_mean_over_its_sizes(monkeypatch, tmp_path, result):
+    result["config"]["image_sizes"] = "32x15-48x10-64x5"
+    train = {"32x1": 1.0, "48x1": 2.0, "64x1": 4.0}  # seconds of a tenth
+
+    def measured(_, image_sizes, **run):
+        seconds = train[image_sizes]
+        history = {"seconds": [9.0, seconds + 3], "images_per_second": [1.0, 39 * 256 / seconds]}
+        return {"history": history, "env": {}}
+
+    monkeypatch.setattr(benchmark, "device_name", lambda _: benchmark.environment._cpu_name())
+    found = run_command(monkeypatch, tmp_path, result, measured)
+    assert found == pytest.approx((15 * 10 + 10 * 20 + 5 * 40) / 30 + 3, abs=0.05)
 
 
 def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result, capsys):

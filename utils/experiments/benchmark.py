@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from utils import environment
 from utils.files import read_json
-from utils.training.config import USUAL
+from utils.training.config import USUAL, RunConfig
 from utils.training.results import device_name, load_results, result_path, write_result
 
 FRACTION = 0.1  # of the training images that an epoch is measured with
@@ -149,9 +150,10 @@ def epoch_seconds(history: dict[str, list[float]], images: int) -> float:
     return min(train / FRACTION + rest for train, rest in train_and_rest)
 
 
-def is_measurable(result: dict[str, Any], device: str) -> bool:
-    """Whether all epochs of a run take equally long, and that device trained it."""
-    return result["config"].get("image_sizes") is None and device_name(result) == device
+def epochs_by_size(result: dict[str, Any]) -> Counter[int | None]:
+    """How many epochs of a run train with images of which size, in pixels; None: as they are."""
+    recipe, epochs = RunConfig(**measured_options(result)).full_recipe, result["config"]["epochs"]
+    return Counter(recipe.phase(epoch, epochs)[0] for epoch in range(epochs))
 
 
 def main() -> None:
@@ -165,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     here = environment.describe()  # its commit is that before a result is changed
     results = load_results(options.results_dir)
-    found = [result for result in results if is_measurable(result, here["device"])]
+    found = [result for result in results if device_name(result) == here["device"]]
     known = {} if options.again else {
         _key(result): (result["seconds"]["epoch"], result["epoch_env"])
         for result in found if "epoch" in result["seconds"]
@@ -188,14 +190,17 @@ def _key(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any], commit: str | None) -> tuple[float, dict[str, Any]]:
-    """Seconds of an epoch, and where they were measured."""
-    row = measure("training", backend=result["env"]["backend"], **measured_options(result))
-    if "error" in row:
-        raise RuntimeError(f"{result['run_id']}: {row['error']}")
+    """Seconds of an epoch, the mean where sizes of images differ, and where they were measured."""
     images = round(FRACTION * result["dataset"]["counts"]["train"])
     images -= images % result["config"]["batch_size"]
-    seconds = round(epoch_seconds(row["history"], images), 1)
-    return seconds, {**row["env"], "git_commit": commit}
+    sizes, total = epochs_by_size(result), 0.0
+    for size, epochs in sizes.items():
+        options = measured_options(result) | ({"image_sizes": f"{size}x1"} if size else {})
+        row = measure("training", backend=result["env"]["backend"], **options)
+        if "error" in row:
+            raise RuntimeError(f"{result['run_id']}: {row['error']}")
+        total += epochs * epoch_seconds(row["history"], images)
+    return round(total / sizes.total(), 1), {**row["env"], "git_commit": commit}
 
 
 if __name__ == "__main__":
