@@ -50,7 +50,7 @@ def test_runs_of_other_machines_are_not_measured(monkeypatch, tmp_path, result):
 
 
 def test_an_epoch_of_a_resized_run_is_the_mean_over_its_sizes(monkeypatch, tmp_path, result):
-    result["config"]["image_sizes"] = "32x15-48x10-64x5"
+    result["config"] |= {"stem": "half", "image_sizes": "32x15-48x10-64x5"}
     train = {"32x1": 1.0, "48x1": 2.0, "64x1": 4.0}  # seconds of a tenth
 
     def measured(_, image_sizes, **run):
