@@ -13,6 +13,8 @@ os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.environ["FISHNET_
 os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import utils  # noqa: F401  sets what TensorFlow reads, before a test imports Keras
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):

@@ -28,6 +28,20 @@ def test_the_cpu_build_of_a_package_counts(monkeypatch, tmp_path):
     assert environment.missing_requirements(tmp_path / "requirements.txt") == ["numpy"]
 
 
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_onednn_is_on_unless_the_user_turned_it_off(monkeypatch, chosen):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if chosen:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", chosen)
+    script = (
+        "import utils.models.build\n"
+        "from tensorflow.python.framework.test_util import IsMklEnabled\n"
+        "print(IsMklEnabled())"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.split()[-1:] == [str(chosen is None)], run.stderr
+
+
 def test_outside_colab_nothing_is_installed(monkeypatch, capsys):
     monkeypatch.setattr(environment, "missing_requirements", lambda: ["no-such-package"])
     monkeypatch.setattr(subprocess, "run", None)
