@@ -24,7 +24,13 @@ from typing import Any
 from utils import environment
 from utils.files import read_json
 from utils.training.config import USUAL, RunConfig
-from utils.training.results import device_name, load_results, result_path, write_result
+from utils.training.results import (
+    device_name,
+    load_results,
+    result_path,
+    training_env,
+    write_result,
+)
 
 FRACTION = 0.1  # of the training images that an epoch is measured with
 EPOCHS = 3  # the first compiles and does not count
@@ -167,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     here = environment.describe()  # its commit is that before a result is changed
     results = load_results(options.results_dir)
-    found = [result for result in results if device_name(result) == here["device"]]
+    found = [result for result in results if _of_machine(result, here)]
     known = {} if options.again else {
         _key(result): (result["seconds"]["epoch"], result["epoch_env"])
         for result in found if "epoch" in result["seconds"]
@@ -182,6 +188,12 @@ def main() -> None:
         stored["seconds"]["epoch"], stored["epoch_env"] = known[key]
         write_result(path, stored)
         print(f"{known[key][0]:7.1f} s an epoch | {result['run_id']}", flush=True)
+
+
+def _of_machine(result: dict[str, Any], env: dict[str, Any]) -> bool:
+    """Whether a run is of that kind of machine, as far as it is known: one name has several."""
+    instructions = result.get("epoch_env", training_env(result)).get("instructions")
+    return device_name(result) == env["device"] and instructions in (None, env["instructions"])
 
 
 def _key(result: dict[str, Any]) -> str:
