@@ -1,4 +1,5 @@
 import contextlib
+import shutil
 import struct
 
 import keras
@@ -75,14 +76,14 @@ def test_whatever_pillow_raises_one_bad_file_does_not_stop_a_folder(
 ):
     picture(tmp_path / "good.png")
     picture(tmp_path / "bad.png")
-    transpose = pictures.ImageOps.exif_transpose
+    transpose = pictures._upright
 
     def raising(image):
         if image.filename.endswith("bad.png"):
             raise error
         return transpose(image)
 
-    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", raising)
+    monkeypatch.setattr(pictures, "_upright", raising)
     table = classify(model, WORDS, tmp_path, top=1)
     assert table[["file", "rank"]].values.tolist() == [["good.png", 1], ["bad.png", 0]]
     assert table["words"][1].startswith(f"{tmp_path}/bad.png ")
@@ -210,6 +211,17 @@ def test_kept_networks_by_name():
     assert {type(word) for word in words} == {str}
 
 
+def test_a_run_whose_predictions_are_beside_its_result(tmp_path):
+    name = "simple-tuned-20ep-seed0"
+    (tmp_path / name).mkdir()
+    shutil.copy(f"report/weights/{name}.keras", tmp_path / name / "model.keras")
+    _, words = load_classifier(str(tmp_path / name))
+    assert len(words) == 200
+    (tmp_path / name).rename(tmp_path / "renamed")
+    with pytest.raises(ValueError, match="renamed has no predictions"):
+        load_classifier(str(tmp_path / "renamed"))
+
+
 def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
@@ -274,6 +286,8 @@ def test_accuracy_over_a_folder(tmp_path, by_color):
     # One "a" is green, and d, e and f are never predicted; f alone is not in the top 5.
     assert found == {"top1": 0.6, "top5": 0.9, "images": 10}
     save(tmp_path / "a" / "masks" / "0.png", np.zeros((20, 20)))
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "a" / "._0.png").write_bytes(b"left behind by macOS")
     assert evaluate_folder(by_color, tmp_path)["images"] == 11
     assert evaluate_folder(by_color, tmp_path, pattern="images/*")["images"] == 10
 
@@ -286,6 +300,8 @@ def test_folders_must_fit_the_classes(tmp_path, by_color):
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="has no images in b, c, d, e, f"):
         evaluate_folder(by_color, tmp_path)
+    with pytest.raises(ValueError, match=r"at least the model's \d+ pixels. Received: 2"):
+        evaluate_folder(by_color, tmp_path, resize=2)
 
 
 def test_a_damaged_image_in_a_folder_is_named(tmp_path, by_color):

@@ -2,10 +2,12 @@ import dataclasses
 import itertools
 import re
 import shlex
+import shutil
 import typing
 from pathlib import Path
 from types import NoneType
 
+import keras
 import pytest
 
 from utils.training.config import INCIDENTAL, NAMED, RunConfig
@@ -442,3 +444,14 @@ def test_starts_from_different_runs_have_names_of_their_own(tmp_path, file, name
     (tmp_path / file).touch()
     config = RunConfig(initial_weights=str(tmp_path / file))
     assert config.run_id == f"simple-tuned-v2-8ep-initial-weights-{name}-seed0"
+
+
+def test_a_start_may_have_moved_but_not_changed(tmp_path):
+    starts = [tmp_path / name for name in ("a.keras", "b.keras", "c.keras")]
+    for path in (starts[0], starts[2]):
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(path)
+    shutil.copy(*starts[:2])
+    first, moved, other = (RunConfig(initial_weights=str(path)) for path in starts)
+    assert moved.differences(first.identity()) == {}
+    assert "initial_weights_crc32" in other.differences(first.identity())
+    assert "initial_weights" in RunConfig().differences(first.identity())

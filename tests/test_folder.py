@@ -102,7 +102,9 @@ def test_a_test_set_without_classes_is_left_out(pets, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize(("train", "val"), [("train_set", "test_set"), ("Train", "dev")])
+@pytest.mark.parametrize(
+    ("train", "val"), [("train_set", "test_set"), ("Train", "dev"), ("seg_train", "seg_test")]
+)
 def test_splits_by_other_names_are_not_taken_for_classes(pets, train, val):
     root = split_of(pets)
     (root / "train").rename(root / train)
@@ -110,6 +112,14 @@ def test_splits_by_other_names_are_not_taken_for_classes(pets, train, val):
     assert refusal(root) == (
         f"{train}/ and {val}/ hold the same folders, cat, dog; name the splits train/ and val/."
     )
+
+
+def test_nested_splits_by_other_names_are_not_taken_for_classes(pets):
+    root = split_of(pets)
+    for old, new in (("train", "training_set"), ("val", "test_set")):
+        (root / new).mkdir()
+        (root / old).rename(root / new / new)
+    assert "test_set/ hold the same folders, cat, dog;" in refusal(root)
 
 
 def test_folders_beside_a_split(pets):

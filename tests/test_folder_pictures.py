@@ -5,11 +5,13 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
 from layouts import contents
 from pictures import BLUE, RED, converted, picture, refusal, split_of
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.data.datasets.folder import _endings
+from utils.data.pictures import read_image
 from utils.data.read_records import read_examples
 
 
@@ -48,6 +50,22 @@ def save_kinds(root):
     two_halves("1").save(root / "one-bit.png")
     two_halves("LA").save(root / "gray-alpha.png")
     return root
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8))
+    image.save(tmp_path / "a.png", exif=exif(orientation)[6:])
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+
+
+def test_an_odd_field_beside_the_orientation_does_no_harm(tmp_path):
+    entries = [(0x112, 3, 1, 6), (0x128, 2, 2, ord("2"))]  # a resolution's unit, as text
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    odd = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + tags + bytes(4)
+    two_halves().save(tmp_path / "a.jpg", exif=odd)
+    assert read_image(tmp_path / "a.jpg").size == (64, 128)
 
 
 def test_pictures_of_any_kind(tmp_path):

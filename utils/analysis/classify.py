@@ -52,7 +52,7 @@ def load_classifier(
             folder lacks.
     """
     if Path(run_id).is_dir():
-        return _load_own(Path(run_id))
+        return _load_own(Path(run_id), Path(results_dir))
     valid = kept_classifiers(results_dir=results_dir, weights_dir=weights_dir)
     if run_id not in valid:
         raise ValueError(
@@ -63,9 +63,10 @@ def load_classifier(
     return load_model(weights), _words(Path(results_dir, f"{run_id}.npz"))
 
 
-def _load_own(folder: Path) -> tuple[keras.Model, list[str]]:
-    """The classifier of a run's folder, which may have been renamed."""
-    weights, own = folder / "model.keras", sorted(folder.glob("*.npz"))
+def _load_own(folder: Path, results_dir: Path) -> tuple[keras.Model, list[str]]:
+    """The classifier of a run's folder; one that has its predictions may have been renamed."""
+    weights = folder / "model.keras"
+    own = sorted(folder.glob("*.npz")) or sorted(results_dir.glob(f"{folder.resolve().name}.npz"))
     if not (weights.exists() and own):
         missing = "predictions (.npz)" if weights.exists() else weights.name
         raise ValueError(
@@ -146,7 +147,7 @@ def evaluate_folder(
     *,
     pattern: str = "**/*",
     batch_size: int = 32,
-    resize: int = 256,
+    resize: int | None = None,
 ) -> dict[str, Any]:
     """Accuracy over a folder with one subfolder per class, as ImageNet's validation set has it.
 
@@ -155,23 +156,37 @@ def evaluate_folder(
         folder: its subfolders, sorted by name, are the classes.
         pattern: of the images within a subfolder; other files are ignored.
         batch_size: images per batch.
-        resize: see `resized_center_crop`; the crop is as large as the model's input.
+        resize: see `resized_center_crop`; the crop is as large as the model's input. None: that
+            size over 0.875, as for ImageNet, 256 pixels for a crop of 224.
 
     Returns:
         Dict: top1 and top5, fractions, and images, their number.
 
     Raises:
-        ValueError: the subfolders are not as many as the model's classes, or hold no images.
+        ValueError: the subfolders are not as many as the model's classes, or hold no images;
+            `resize` is smaller than the model's input.
         ImageError: an image cannot be read.
     """
-    folders = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    folders = sorted(
+        path for path in Path(folder).iterdir() if path.is_dir() and not is_system_file(path.name)
+    )
     classes, size = model.output_shape[-1], model.input_shape[1]
+    resize = resize or round(size / 0.875)
+    if resize < size:
+        raise ValueError(f"resize must be at least the model's {size} pixels. Received: {resize}")
     if len(folders) != classes:
         raise ValueError(
             f"{folder} must have one subfolder for each of the model's {classes} classes. "
             f"Received: {len(folders)}"
         )
-    found = [sorted(p for p in f.glob(pattern) if p.suffix.lower() in SUFFIXES) for f in folders]
+    found = [
+        sorted(
+            path
+            for path in subfolder.glob(pattern)
+            if path.suffix.lower() in SUFFIXES and not is_system_file(path.name)
+        )
+        for subfolder in folders
+    ]
     empty = [f.name for f, files in zip(folders, found, strict=True) if not files]
     if empty:
         raise ValueError(f"{folder} has no images in {first_of(empty, most=5)}.")

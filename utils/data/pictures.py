@@ -5,8 +5,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+# What turns a picture upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_PIXELS = 200_000_000  # what the largest phone cameras take; a bomb may claim any number
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit, which is below them
 
@@ -42,7 +52,7 @@ def read_image(
                 raise Image.DecompressionBombError
             if draft is not None:
                 image.draft("RGB", (draft, draft))
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is too large: more than {MAX_PIXELS:,} pixels. Scale it down first."
@@ -53,6 +63,12 @@ def read_image(
         raise ImageError(f"{name} is {what}.") from error
     except Exception as error:  # on damaged files Pillow's readers raise almost any kind
         raise ImageError(f"{name} cannot be read: {error or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns as its EXIF data say; `ImageOps.exif_transpose` fails on odd values of other fields."""
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

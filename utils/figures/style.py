@@ -163,7 +163,11 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_table(
-    table: pd.DataFrame, formats: Mapping[Any, str | Callable] | None = None, *, index: bool = True
+    table: pd.DataFrame,
+    formats: Mapping[Any, str | Callable] | None = None,
+    *,
+    index: bool = True,
+    words: bool = True,
 ) -> Styler:
     """A table for a notebook: in words, a dash for what is missing, nothing broken at a hyphen.
 
@@ -172,15 +176,16 @@ def show_table(
         formats: how the cells of a column are written, by its name, as it is or in words; other
             numbers have no zeros at the end.
         index: whether to show an index without a name.
+        words: whether names of the code become words; not where names are the user's own.
 
     Returns:
         A pandas `Styler`.
     """
     if None not in table.index.names:
         table, index = table.reset_index(), False
-    shown = in_words(table)
-    words = dict(zip(table.columns, shown.columns, strict=True))
-    given = {words.get(name, name): text for name, text in (formats or {}).items()}
+    shown = in_words(table) if words else table
+    titles = dict(zip(table.columns, shown.columns, strict=True))
+    given = {titles.get(name, name): text for name, text in (formats or {}).items()}
     usual = dict.fromkeys(shown, lambda cell: f"{cell:g}" if isinstance(cell, float) else cell)
     styler = shown.style.format(usual | given, na_rep="–")
     styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")

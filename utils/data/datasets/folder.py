@@ -192,7 +192,7 @@ def _parents(source: Archive, pictures: list[str], names: list[str]) -> dict[str
         if below:
             nested[top].add(inside)
     if len(train) != 1 or not others or not nested.keys() & {*train, *others}:
-        _check_names(source, nested)
+        _check_names(source, pictures)
         return {"train": ""}
     if beside := used.difference(train, others):
         raise DatasetError(
@@ -209,11 +209,14 @@ def _parents(source: Archive, pictures: list[str], names: list[str]) -> dict[str
     return {"train": f"{train[0]}/", "validation": f"{labeled[0]}/"}
 
 
-def _check_names(source: Archive, nested: dict[str, set[str]]) -> None:
+def _check_names(source: Archive, pictures: list[str]) -> None:
     """Refuses splits by other names, which would be taken for classes."""
-    for train in sorted(name for name in nested if name.lower().startswith("train")):
-        for other in sorted(nested.keys() - {train}):
-            same = sorted(nested[train] & nested[other])
+    folders: dict[str, set[str]] = defaultdict(set)
+    for top, *_, parent in (name.split("/")[:-1] for name in pictures if name.count("/") > 1):
+        folders[top].add(parent)
+    for train in sorted(name for name in folders if "train" in name.lower()):
+        for other in sorted(folders.keys() - {train}):
+            same = sorted(folders[train] & folders[other])
             if len(same) > 1:
                 raise DatasetError(
                     f"{source.path}: {train}/ and {other}/ hold the same folders, "
