@@ -41,6 +41,7 @@ GROUPS = {  # of the runs in the appendix: how their names begin, and what they 
     "third": "Fast layers and bfloat16",
     "gradients": "Gradient norms",
     "cost": "Cost of an epoch",
+    "resnet-report": "The course report's ResNet",
     "localization": "Region level",
     "segmentation": "Pixel level (synthetic)",
 }

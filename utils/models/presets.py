@@ -234,7 +234,8 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
         _PAPER_PLANES, (3, 4, 12, 4, 2, 2, 2, 2, 3, 10), (2, 2, 2, 2, 2, 9)
     ),
     # papermill notebooks/03_train.ipynb report/executed/resnet_report.ipynb -p preset resnet_report
-    # 23,731,848 parameters at 200 classes, exactly the course report's ResNet.
+    # 23,731,848 parameters at 200 classes, exactly the course report's ResNet. That its
+    # hidden layer has ReLU is assumed; with the recipe "course" its units die in the first steps.
     "resnet_report": BaselineConfig("ResNet50", hidden_units=(64,)),
     # papermill notebooks/03_train.ipynb report/executed/fishnext150.ipynb -p preset fishnext150
     # 26,555,944 parameters at 1,000 classes; the paper gives 26.2 M.
