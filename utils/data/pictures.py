@@ -67,7 +67,7 @@ def read_image(
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turns as its EXIF data say; `ImageOps.exif_transpose` fails on odd values of other fields."""
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 
