@@ -76,6 +76,24 @@ def gradient_runs() -> list[RunConfig]:
     ]
 
 
+def resnet_runs() -> list[RunConfig]:
+    """The course report's ResNet with further seeds: it learns with none of them."""
+    return [
+        RunConfig(
+            preset="resnet_report",
+            recipe="course",
+            epochs=1,
+            seed=seed,
+            fraction=0.1,
+            split="holdout",
+            kind="ablation",
+            precision="float32",
+            run_dir=f"runs/resnet-report-tenth-seed{seed}",
+        )
+        for seed in (1, 2)
+    ]
+
+
 def compared_runs(task: str) -> list[RunConfig]:
     """The runs of a comparison of `utils.experiments.comparison`."""
     return list(comparison_runs(task).values())
@@ -92,6 +110,7 @@ EXPERIMENTS: dict[str, Callable[[], Sequence[RunConfig]]] = {
     "fast_layers": fast_layers_runs,
     "gradients": gradient_runs,
     "recipe": recipe_runs,
+    "resnet": resnet_runs,
     **{task: functools.partial(compared_runs, task) for task in COMPARISONS},
     **{name: functools.partial(study_runs, name) for name in SPACES},
 }
