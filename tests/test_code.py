@@ -25,7 +25,7 @@ def test_tools_have_nothing_to_say(command):
 
 
 def test_packages_are_small_and_their_inits_empty():
-    """But for that of `utils.models`, the library's entry, and of `utils` (an option)."""
+    """But for that of `utils.models`, the library's entry, and `utils`, which sets an option."""
     for package in [path.parent for path in ROOT.glob("utils/**/__init__.py")]:
         modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
         assert len(modules) <= 9, package

@@ -167,11 +167,9 @@ def evaluate_folder(
             `resize` is smaller than the model's input.
         ImageError: an image cannot be read.
     """
-    folders = sorted(
-        path for path in Path(folder).iterdir() if path.is_dir() and not is_system_file(path.name)
-    )
+    folders = sorted(p for p in Path(folder).iterdir() if p.is_dir() and not is_system_file(p.name))
     classes, size = model.output_shape[-1], model.input_shape[1]
-    resize = resize or round(size / 0.875)
+    resize = round(size / 0.875) if resize is None else resize
     if resize < size:
         raise ValueError(f"resize must be at least the model's {size} pixels. Received: {resize}")
     if len(folders) != classes:

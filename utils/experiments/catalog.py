@@ -18,21 +18,24 @@ from utils.experiments.search import SPACES, points, run_config, sweep
 from utils.training.config import RunConfig
 
 JOURNAL = "runs/search/journal.log"  # of `06_search`
+# The course report's recipe on a tenth of the images.
+COURSE_TENTH: dict[str, Any] = {
+    "recipe": "course",
+    "kind": "ablation",
+    "fraction": 0.1,
+    "precision": "float32",
+}
 
 
 def cost_runs() -> list[RunConfig]:
     """Two epochs of a tenth of the images with the course report's recipe: the second is timed."""
-    options: dict[str, Any] = {
-        "recipe": "course", "epochs": 2, "kind": "ablation", "fraction": 0.1,
-        "precision": "float32",
-    }  # fmt: skip
     changes: dict[str, dict[str, Any]] = {
         "simple-graph": {"preset": "simple"},
         "simple-eager": {"preset": "simple", "eager": True},
         "resnet-report": {"preset": "resnet_report"},
     }
     return [
-        RunConfig(**options, **change, run_dir=f"runs/cost-{name}-seed0")
+        RunConfig(**COURSE_TENTH, **change, epochs=2, run_dir=f"runs/cost-{name}-seed0")
         for name, change in changes.items()
     ]
 
@@ -58,13 +61,7 @@ def fast_layers_runs() -> list[RunConfig]:
 
 def gradient_runs() -> list[RunConfig]:
     """Residual networks whose gradients are set beside FishNet's (`utils.analysis.gradients`)."""
-    course: dict[str, Any] = {
-        "recipe": "course",
-        "kind": "ablation",
-        "fraction": 0.1,
-        "batch_size": 64,
-        "precision": "float32",
-    }
+    course = {**COURSE_TENTH, "batch_size": 64}
     changes: dict[str, dict[str, Any]] = {
         "residual": {"preset": "residual", **ABLATION_OPTIONS},
         "resnet": {"preset": "resnet_report", "epochs": 3, **course},
@@ -80,14 +77,11 @@ def resnet_runs() -> list[RunConfig]:
     """The course report's ResNet with further seeds: it learns with none of them."""
     return [
         RunConfig(
+            **COURSE_TENTH,
             preset="resnet_report",
-            recipe="course",
             epochs=1,
             seed=seed,
-            fraction=0.1,
             split="holdout",
-            kind="ablation",
-            precision="float32",
             run_dir=f"runs/resnet-report-tenth-seed{seed}",
         )
         for seed in (1, 2)

@@ -402,10 +402,10 @@ class RunConfig:
         there = _comparable(found)
         here = _comparable(self.identity())
         here["manifest_sha256"] = manifest_sha256 or there.get("manifest_sha256")
-        if None not in (there.get("initial_weights_crc32"), here.get("initial_weights_crc32")):
-            here["initial_weights"] = there["initial_weights"]  # the same ones may be elsewhere
         if there.get("initial_weights_crc32") is None:  # of an older version
             there["initial_weights_crc32"] = here.get("initial_weights_crc32")
+        elif "initial_weights_crc32" in here:
+            here["initial_weights"] = there["initial_weights"]  # the same ones may be elsewhere
         if self.precision == "auto":
             here["precision"] = there["precision"]
         return {

@@ -187,11 +187,8 @@ def _parents(source: Archive, pictures: list[str], names: list[str]) -> dict[str
         key=lambda name: VALIDATION.index(name.lower()),
     )
     used = {name.split("/")[0] for name in pictures if "/" in name}
-    nested: dict[str, set[str]] = defaultdict(set)
-    for top, inside, *below in (name.split("/") for name in pictures if "/" in name):
-        if below:
-            nested[top].add(inside)
-    if len(train) != 1 or not others or not nested.keys() & {*train, *others}:
+    nested = {name.split("/")[0] for name in pictures if name.count("/") > 1}
+    if len(train) != 1 or not others or not nested & {*train, *others}:
         _check_names(source, pictures)
         return {"train": ""}
     if beside := used.difference(train, others):
