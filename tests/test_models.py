@@ -58,8 +58,10 @@ def test_fishnet_parameters(preset, image_size, num_classes, parameters):
         assert count_macs(model) == pytest.approx(published_macs[preset], rel=0.01)
 
 
-def test_resnet_of_the_report():
-    model = build_model("resnet_report")
+@pytest.mark.parametrize("hidden", ["relu", "linear"])
+def test_resnet_of_the_report(hidden):
+    model = build_model("resnet_report" if hidden == "relu" else f"resnet_report_{hidden}")
+    assert model.get_layer("hidden_1").activation.__name__ == hidden
     assert model.count_params() == 23_731_848
     assert count_parameters(model) == 23_678_728
     assert model.output.shape == (None, 200)
@@ -101,7 +103,7 @@ def test_presets_that_no_source_counts():
     found = {name: count_parameters(build_model(name)) for name in parameters}
     assert found == parameters
     counted = {case[0] for case in (*FISHNETS, *BASELINES)}
-    assert counted | {"resnet_report"} | parameters.keys() == PRESETS.keys()
+    assert counted | {"resnet_report", "resnet_report_linear"} | parameters.keys() == PRESETS.keys()
 
 
 def test_configs_are_taken_as_well_as_names():

@@ -180,7 +180,7 @@ def build_application(
         backbone = _with_small_stem(backbone, stride, config.application)
     x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
     for index, units in enumerate(config.hidden_units, start=1):
-        x = layers.Dense(units, activation="relu", name=f"hidden_{index}")(x)
+        x = layers.Dense(units, activation=config.hidden_activation, name=f"hidden_{index}")(x)
     return keras.Model(
         backbone.input, classifier(x, num_classes, dropout=config.dropout), name=name
     )

@@ -110,7 +110,8 @@ class BaselineConfig:
     """A network of `keras.applications` with a small classifier on top."""
 
     application: str  # name of the builder in keras.applications
-    hidden_units: tuple[int, ...] = ()  # ReLU layers between global average and classifier
+    hidden_units: tuple[int, ...] = ()  # of dense layers between global average and classifier
+    hidden_activation: str = "relu"  # theirs, a name that `keras.activations.get` knows
     dropout: float = 0.0  # rate, before the classifier
 
     def __post_init__(self) -> None:
@@ -237,6 +238,11 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # 23,731,848 parameters at 200 classes, exactly the course report's ResNet. That its
     # hidden layer has ReLU is assumed; with the recipe "course" its units die in the first steps.
     "resnet_report": BaselineConfig("ResNet50", hidden_units=(64,)),
+    # papermill notebooks/03_train.ipynb report/executed/linear.ipynb -p preset resnet_report_linear
+    # The same with a linear hidden layer, which is the default of `keras.layers.Dense`.
+    "resnet_report_linear": BaselineConfig(
+        "ResNet50", hidden_units=(64,), hidden_activation="linear"
+    ),
     # papermill notebooks/03_train.ipynb report/executed/fishnext150.ipynb -p preset fishnext150
     # 26,555,944 parameters at 1,000 classes; the paper gives 26.2 M.
     "fishnext150": FishNetConfig(_PAPER_PLANES, **_BLOCKS_150, bottleneck_ratio=2, groups=16),
