@@ -8,6 +8,7 @@ from layouts import contents, pack_tar, pack_zip
 from pictures import converted, files_of, picture, refusal, split_of
 
 from utils.analysis.classify import classify, load_classifier
+from utils.data import prepare
 from utils.data.archives import DatasetError
 from utils.data.datasets import tiny_shapes
 from utils.data.manifest import load_manifest
@@ -143,6 +144,20 @@ def test_records_of_a_changed_archive_are_not_taken_for_its_own(pets, tmp_path):
     pack_zip(pets, archive)
     with pytest.raises(DatasetError, match="pets.zip are not those any more that .* was made from"):
         converted(archive, output)
+
+
+def test_a_tar_is_unpacked_beside_its_records_each_time(pets, tmp_path, monkeypatch):
+    used, opened = [], prepare.open_archive
+
+    def open_in(archive, scratch, **options):
+        used.append(Path(scratch).parent)
+        return opened(archive, scratch, **options)
+
+    monkeypatch.setattr(prepare, "open_archive", open_in)
+    archive, output = pack_tar(pets, tmp_path / "pets.tar.xz"), tmp_path / "records"
+    assert converted(archive, output) == converted(archive, output)
+    assert used == [output, output]
+    assert not list(output.glob(".*"))
 
 
 def test_records_of_changed_pictures_are_not_taken_for_theirs(pets, tmp_path, capsys):

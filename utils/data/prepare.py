@@ -191,8 +191,10 @@ def _check_unchanged(
     archive: str | os.PathLike, data_dir: str | os.PathLike, found: Manifest
 ) -> None:
     """Refuses records of a folder or an archive whose pictures are others by now."""
+    # A tar is unpacked to be listed, where it was for its conversion: `/tmp` may be too small.
+    writable = os.access(data_dir, os.W_OK)
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        unfinished(Path(data_dir)) if writable else tempfile.TemporaryDirectory() as scratch,
         open_archive(archive, scratch, sha256=None, marker=None) as source,
     ):
         if files_sha256(source) != found["files_sha256"]:

@@ -95,7 +95,9 @@ def plot_epoch_costs(
         unit = history["seconds"][1] if relative else 1
         left.plot(epochs, [s / unit for s in history["seconds"]], "o-", ms=3, label=title)
         right.plot(epochs, [mb / 1024 for mb in history[memory]], "o-", ms=3, label=title)
-    left.set(xlabel="epoch", ylabel="seconds, relative to epoch 2" if relative else "seconds", ylim=0)
+    left.set(
+        xlabel="epoch", ylabel="seconds, relative to epoch 2" if relative else "seconds", ylim=0
+    )
     words = {"rss_mb": "resident memory, GiB", "peak_rss_mb": "peak memory, GiB"}
     right.set(xlabel="epoch", ylabel=words[memory], ylim=0)
     for axes in (left, right):

@@ -36,6 +36,7 @@ NETWORKS = {
     "residual_parameters": ("residual network of equal parameters", 9),
     "residual_macs": ("residual network of equal MACs", 6),
     "resnet_report": ("course report's ResNet", 5),
+    "resnet_report_linear": ("ResNet, linear hidden layer", 8),
     "its tail alone": ("its tail alone", 7),
     "U-Net": ("U-Net", 1),
 }
