@@ -12,6 +12,8 @@ os.environ["FISHNET_QUICK"] = tempfile.mkdtemp(prefix="fishnet-quick-")
 os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.environ["FISHNET_QUICK"]}
 os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What a test compiles runs a few times.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import utils  # noqa: F401  sets what TensorFlow reads, before a test imports Keras
 
@@ -25,6 +27,7 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = 2
     if config.option.numprocesses and config.option.dist == "no":
         config.option.dist = "loadfile"
+        config.option.loadscopereorder = False  # which would leave few long tests for the end
 
 
 def pytest_unconfigure(config):

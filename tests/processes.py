@@ -43,8 +43,6 @@ def cut_off(config):
         run_folder.save_checkpoint = save
 """
 
-QUICK_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
 
 def start(config, backend="tensorflow", *, before="", after="", recipe=None, **env):
     """Starts a small FishNet's training.
@@ -63,7 +61,7 @@ def start(config, backend="tensorflow", *, before="", after="", recipe=None, **e
             json.dumps(recipe or {}),
         ],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "KERAS_BACKEND": backend, **QUICK_COMPILE, **env},
+        env={**os.environ, "KERAS_BACKEND": backend, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,7 +85,7 @@ def run_on_jax(script, *arguments):
     run = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "KERAS_BACKEND": "jax", **QUICK_COMPILE},
+        env={**os.environ, "KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
     )

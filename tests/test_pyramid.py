@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import runs
 
 from utils.models.build import build_model
 from utils.models.fishnet import pyramid_outputs
@@ -45,7 +46,7 @@ def backbone():
     pytest.importorskip("keras_hub")
     from utils.models.keras_hub import FishNetBackbone
 
-    return FishNetBackbone(build_model("simple", normalization=([127.0] * 3, [70.0] * 3)))
+    return FishNetBackbone(build_model(runs.WHOLE, normalization=([127.0] * 3, [70.0] * 3)))
 
 
 def images(count=2):
