@@ -114,5 +114,6 @@ def test_the_spread_between_seeds():
 
     results = [run("a-seed0", 0.1), run("a-seed1", 0.14), run("b-seed0", 0.5), run("c-seed0", 0.2)]
     results += [run("c-seed1", 0.21), run("d-seed0", 0.1, "val"), run("d-seed1", 0.9, "val")]
+    results += [run(f"guessing-seed{seed}", 0.004999999888241291) for seed in (0, 1)]
     found = spread_between_seeds(results)
     assert found == {"pairs": 2, "largest": pytest.approx(0.04)}
