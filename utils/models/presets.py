@@ -220,8 +220,8 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # 1,794,008 parameters at 200 classes; the course report's complex has 1,797,960.
     "complex": FishNetConfig(_QUARTER_PLANES, (4,) * 10, (4,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/wide.ipynb -p preset wide -p stem half
-    # For a GPU; no run of it is complete yet: three times the width of `complex`, half as deep. 8,895,416
-    # parameters at 200 classes; 843,039,552 MACs at 64 pixels with that stem.
+    # For a GPU; no run of it is complete yet. Three times the width of `complex`, half as deep:
+    # 8,895,416 parameters at 200 classes; 843,039,552 MACs at 64 pixels with that stem.
     "wide": FishNetConfig(scaled_planes(3 / 4), (2,) * 10, (2,) * 6),
     # papermill notebooks/03_train.ipynb report/executed/fishnet99.ipynb -p preset fishnet99
     # 16,628,904 parameters at 1,000 classes, 4.31 G multiply-accumulates at 224.
