@@ -143,7 +143,7 @@ def test_google_drive_is_mounted_for_what_is_on_it(monkeypatch):
     environment.mount_drive(*places)  # elsewhere that is a folder as any other
     for name in ("google", "google.colab"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(drive=drive))
-    environment.mount_drive("runs/a", None, "https://a.b/content/drive/c.zip")
+    environment.mount_drive("runs/a", None, 2024, "https://a.b/content/drive/c.zip")
     assert drive.mounted == []
     environment.mount_drive(*places)
     assert drive.mounted == ["/content/drive"]

@@ -54,6 +54,18 @@ def test_a_list_that_ends_nowhere_is_refused():
         passed('seeds = "[0, 1"')
 
 
+def test_numbers_that_are_no_literals_are_left_to_what_takes_them():
+    assert passed("epochs = float('inf')")["epochs"] == float("inf")
+
+
+def test_in_a_kernel_that_ran_the_notebook_before_what_is_set_now_counts():
+    before, now = "# Parameters\nmeasure = True", '# Parameters\nmeasure = "false"\nseeds = 3'
+    cells = ["", DEFAULTS, before, "check_parameters()", DEFAULTS, now, "check_parameters()"]
+    notebook = {"In": cells, "measure": "false", "seeds": 3}
+    check_parameters(notebook)
+    assert (notebook["measure"], notebook["seeds"]) == (False, [3])
+
+
 def test_without_papermill_nothing_is_changed():
     notebook = {"In": ["", DEFAULTS, 'measure = "no"\nepoch = 1'], "measure": "no"}
     before = dict(notebook)

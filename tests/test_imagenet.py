@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import sys
 
 import imagenet_records as drawn
 import numpy as np
@@ -17,6 +18,7 @@ from utils.data.manifest import load_manifest, manifest_sha256
 from utils.data.pipeline import evaluation_batches, training_batches
 from utils.data.plan import Source
 from utils.data.prepare import prepare_dataset
+from utils.data.read_records import read_samples
 from utils.devices import Devices
 from utils.tfrecord import Example, find_records, write_record
 from utils.training.config import RunConfig
@@ -179,6 +181,18 @@ def test_what_imagenet_cannot_do(data_dir, options):
     name, value = next(iter(options.items()))
     with pytest.raises(ValueError, match=f"ImageNet is for classification.*{name}='{value}'"):
         source(data_dir, **options)
+
+
+def test_records_of_all_sizes_are_no_samples(data_dir):
+    with pytest.raises(DatasetError, match="index of ImageNet's records, whose images have all s"):
+        read_samples(data_dir, load_manifest(data_dir))
+
+
+def test_without_opencv_an_index_says_what_is_missing(folder, tmp_path, monkeypatch):
+    crops.opencv.cache_clear()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DatasetError, match="^Dataset imagenet needs OpenCV: pip install opencv"):
+        index_records(folder, tmp_path / "index", 64)
 
 
 def cut_off(folder):

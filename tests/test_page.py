@@ -103,6 +103,8 @@ def test_box_and_evidence_are_drawn_where_they_are():
     assert (box[SIDE // 2, SIDE // 4 + 2] != 128).any()
     assert (box[SIDE // 2, SIDE // 2] == 128).all()
     assert with_box(image, None).tobytes() == image.tobytes()
+    thin = np.asarray(with_box(image, np.array([0.5, 0.25, 0.501, 0.75])))
+    assert (thin[SIDE // 2, SIDE // 2] == 255).all()  # its white frame alone
     warm = np.asarray(with_evidence(image, np.array([[0.0, 1.0], [0.0, 1.0]]))).astype(int)
     assert warm[:, -1].sum() > 2 * warm[:, 0].sum()
 

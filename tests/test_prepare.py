@@ -107,10 +107,16 @@ def test_the_number_of_shards_is_not_the_data(layout, tmp_path):
     assert one["records_sha256"] == two["records_sha256"]
     assert convert(layout, tmp_path / "two", train_shards=1) == one
     assert sorted(os.listdir(tmp_path / "two")) == sorted(os.listdir(tmp_path / "one"))
-    for number in (0, 129):
-        message = f"train_shards must be from 1 to 128. Received: {number}"
+    for number in (0, 129, 2.5):
+        message = f"train_shards must be a whole number from 1 to 128. Received: {number!r}"
         with pytest.raises(ValueError, match=message):
             convert(layout, tmp_path / "none", train_shards=number)
+
+
+def test_a_folder_at_home(layout, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    manifest = convert(layout, "~/data", **SHARDS)
+    assert load_manifest(tmp_path / "home/data") == manifest
 
 
 def test_class_names_do_not_make_a_dataset_synthetic(layout, tmp_path):

@@ -320,6 +320,8 @@ def test_batch_norm_statistics_are_the_means_of_those_of_batches():
     np.testing.assert_allclose(second.moving_mean, [1] * 3, rtol=1e-4)
     np.testing.assert_allclose(second.moving_variance, [4] * 3, rtol=1e-3)
     assert (first.momentum, second.momentum) == (0.9, 0.99)
+    estimate_batch_norm(model, [(batches[0], None), (batches[1][:2] + 9, None)])
+    np.testing.assert_allclose(first.moving_mean, batches[0].mean(axis=(0, 1, 2)), rtol=1e-5)
 
 
 def test_the_name_of_a_recipe_without_its_version():

@@ -102,6 +102,28 @@ def test_no_damaged_byte_goes_unnoticed(tmp_path):
     assert refused > len(content) / 2  # the rest: zip files hold times and attributes too
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "drive"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
+    tmp_path, monkeypatch, error
+):
+    def fail(archive):
+        raise error
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("zipfile.ZipFile.testzip", fail)
+        with pytest.raises(type(error)):
+            newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path) == (1, 0)
+
+
+def test_a_copy_that_a_drive_has_made_is_no_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    (path,) = checkpoints_in(tmp_path)
+    shutil.copy(path, path.with_stem(f"{path.stem} (1)"))
+    assert checkpoints_in(tmp_path) == [path]
+
+
 def test_a_good_checkpoint_outlives_a_newer_damaged_one(tmp_path, capsys):
     for epoch in (1, 2):
         save(tmp_path, epoch)
@@ -331,6 +353,7 @@ def test_more_epochs_are_another_run(make_config):
 def test_a_run_that_began_with_another_order_does_not_go_on(make_config, tmp_path):
     config = make_config(seed=3)
     run_folder.check_config(tmp_path, config, "a")
+    save(tmp_path, 1)
     run_folder.check_config(tmp_path, config, "a")
     path = tmp_path / "config.json"
     older = json.loads(path.read_text()) | {"shuffle_window": 20_000}
@@ -341,6 +364,15 @@ def test_a_run_that_began_with_another_order_does_not_go_on(make_config, tmp_pat
         run_folder.check_config(tmp_path, config, "a")
     with pytest.raises(TrainingError, match="other parameters .seed: 3 there, 4 now"):
         run_folder.check_config(tmp_path, make_config(seed=4), "a")
+
+
+def test_a_start_that_was_refused_leaves_its_folder_to_another(make_config, tmp_path):
+    run_folder.check_config(tmp_path, make_config(seed=3), "a")
+    run_folder.check_config(tmp_path, make_config(seed=4), "b")
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 4
+    save(tmp_path, 1)
+    with pytest.raises(TrainingError, match="other parameters .seed: 4 there, 3 now"):
+        run_folder.check_config(tmp_path, make_config(seed=3), "b")
 
 
 def test_a_run_of_other_records_or_of_another_preset_is_left_alone(make_config, copied):

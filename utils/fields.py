@@ -1,6 +1,7 @@
 """Checks the fields of a config and the parameters of a notebook against what they must be."""
 
 import ast
+import contextlib
 import math
 import numbers
 import operator
@@ -128,12 +129,13 @@ def check_parameters(notebook: dict[str, typing.Any]) -> None:
             a list that cannot be read.
     """
     cells = notebook.get("In", [])  # absent where the notebook runs as a script
-    passed = next((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), None)
-    if passed is None:  # whoever runs it has written the values themselves
+    passed = [i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")]
+    if not passed:  # whoever runs it has written the values themselves
         return
-    defaults, given = (_assigned(cell) for cell in cells[passed - 1 : passed + 1])
-    for name, value in given.items():
+    defaults = _assigned(cells[passed[0] - 1])
+    for name in _assigned(cells[passed[-1]]):  # a kernel may have run the notebook before
         check_choice("A parameter", name, defaults)
+        value = notebook[name]
         if isinstance(defaults[name], bool):
             notebook[name] = check_field(name, value, bool)
         elif isinstance(defaults[name], list):
@@ -155,6 +157,12 @@ def _to_list(name: str, value: object) -> list[typing.Any]:
 
 
 def _assigned(cell: str) -> dict[str, typing.Any]:
-    """The names that a cell of parameters assigns to, and their values."""
-    statements = [x for x in ast.parse(cell).body if isinstance(x, ast.Assign)]
-    return {ast.unparse(x.targets[0]): ast.literal_eval(x.value) for x in statements}
+    """The names that a cell of parameters assigns to, and their values where they are literals."""
+    assigned: dict[str, typing.Any] = {}
+    for statement in ast.parse(cell).body:
+        if isinstance(statement, ast.Assign):
+            name = ast.unparse(statement.targets[0])
+            assigned[name] = None
+            with contextlib.suppress(ValueError):  # papermill writes float('inf')
+                assigned[name] = ast.literal_eval(statement.value)
+    return assigned

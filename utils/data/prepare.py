@@ -27,7 +27,7 @@ from utils.data.manifest import (
     load_manifest,
 )
 from utils.data.write_records import describe_layout, write_records
-from utils.fields import check_choice
+from utils.fields import check_choice, check_field
 from utils.files import locked, unfinished, write_advice
 
 OFFICIAL_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -86,6 +86,7 @@ def prepare_dataset(
             it was changed, or needs to be rebuilt and holds other data than the archive.
     """
     check_choice("dataset", dataset, DATASETS)
+    data_dir = os.path.expanduser(data_dir)
     archive = os.path.expanduser(archive) if archive else None
     usual = OPTIONS.get(dataset, {})
     if not set(options) <= set(usual):
@@ -158,10 +159,8 @@ def _check_shards(train: int | None, validation: int | None) -> Shards:
         for split, number in (("train", train), ("validation", validation))
         if number is not None
     }
-    for split, number in shards.items():
-        if not 1 <= number <= MOST_SHARDS:
-            raise ValueError(f"{split}_shards must be from 1 to {MOST_SHARDS}. Received: {number}")
-    return shards
+    rule = (f"a whole number from 1 to {MOST_SHARDS}", range(1, MOST_SHARDS + 1).__contains__)
+    return {s: check_field(f"{s}_shards", number, int, rule) for s, number in shards.items()}
 
 
 def _at_hand(name: str) -> str | None:

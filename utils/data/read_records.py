@@ -137,8 +137,13 @@ def read_samples(
         or None.
 
     Raises:
-        DatasetError: a shard is missing or damaged.
+        DatasetError: a shard is missing or damaged, or the records are ImageNet's.
     """
+    if manifest["dataset"] == "imagenet":
+        raise DatasetError(
+            f"{data_dir} is an index of ImageNet's records, whose images have all sizes; give the "
+            "folder of other records."
+        )
     found = []
     shards = map(tfrecord.read_records, _shards(data_dir, manifest, "train"))
     records = itertools.chain.from_iterable(shards)

@@ -99,9 +99,9 @@ def with_box(image: Image.Image, box: np.ndarray | None) -> Image.Image:
         corners = [float(edge) * (SIDE - 1) for edge in box]
         pen = ImageDraw.Draw(image)
         pen.rectangle(corners, outline="white", width=6)
-        pen.rectangle(
-            [c + d for c, d in zip(corners, (1, 1, -1, -1), strict=True)], None, "#d55e00", 4
-        )
+        left, top, right, bottom = corners
+        if right - left >= 2 and bottom - top >= 2:  # wider than its white frame
+            pen.rectangle([left + 1, top + 1, right - 1, bottom - 1], None, "#d55e00", 4)
     return image
 
 

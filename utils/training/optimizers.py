@@ -271,7 +271,7 @@ def estimate_batch_norm(model: keras.Model, batches: Iterable[Any], count: int =
 
     Args:
         model: whose running means and variances become the means of those of the batches.
-        batches: of which each begins with images.
+        batches: of which each begins with images; a smaller last one is left out.
         count: how many of them are used, the first.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
@@ -282,8 +282,11 @@ def estimate_batch_norm(model: keras.Model, batches: Iterable[Any], count: int =
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0  # the running statistics are those of the last batch
-    found = []
+    found, size = [], 0
     for images, *_ in itertools.islice(batches, count):
+        if len(images) < size:
+            break  # the last ones, few, would count as much as a full batch
+        size = len(images)
         model(images, training=True)
         found.append([x for layer in norms for x in map(np.array, layer.non_trainable_variables)])
     means = iter([np.mean(values, axis=0) for values in zip(*found, strict=True)])

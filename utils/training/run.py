@@ -238,8 +238,8 @@ def _complete(config: ResolvedConfig, sha256: str, watch: Watch | None) -> dict[
     if result is None:
         return None
     print(
-        f"{config.run_id} is complete; nothing to do. (Without {config.result_file}, or with "
-        "another run_dir, it is trained again.) Its log:"
+        f"{config.run_id} is complete; nothing to do. (With another run_dir, or without "
+        f"{config.run_dir} and {config.result_file}, it is trained again.) Its log:"
     )
     for epoch in range(config.epochs):
         print(results.epoch_line(result, epoch))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import re
 import shlex
 import time
 import zipfile
@@ -136,6 +138,8 @@ def wait_for_others(folder: Path | str, pause: float) -> None:
 def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
     """Writes `config.json`, or checks that the folder is of this very run.
 
+    One in which nothing has been trained yet, since a start was refused, is of no run.
+
     Args:
         folder: of the run.
         config: of the run.
@@ -147,7 +151,8 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
         utils.files.DamagedFile: `config.json` cannot be read.
     """
     path, identity = Path(folder, "config.json"), config.identity()
-    if not path.exists():
+    begun = checkpoints_in(folder) or Path(folder, "model.keras").exists()
+    if not path.exists() or not begun:
         with replacing(path, "w") as file:
             json.dump({**identity, "manifest_sha256": manifest_sha256}, file, indent=1)
         return
@@ -204,7 +209,8 @@ def checkpoint_path(folder: Path, epoch: int, step: int) -> Path:
 
 def checkpoints_in(folder: Path | str) -> list[Path]:
     """The checkpoints of a run's folder, newest first."""
-    return sorted(Path(folder, "checkpoints").glob("epoch-*.npz"), key=_position, reverse=True)
+    files = Path(folder, "checkpoints").glob("epoch-*.npz")
+    return sorted(filter(_position, files), key=_position, reverse=True)
 
 
 def save_checkpoint(folder: Path, variables: Mapping[str, Any], state: TrainState) -> None:
@@ -288,6 +294,9 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 arrays = dict(loaded)
             return arrays, json.loads(str(arrays.pop(STATE)))
         except Exception as error:  # whatever the damage makes of a zip file
+            of_drive = getattr(error, "errno", None) not in (None, errno.EINVAL)
+            if of_drive or isinstance(error, MemoryError):
+                raise  # the file may be whole
             raise DamagedCheckpoint(f"{path} is damaged ({error}).") from error
 
 
@@ -296,9 +305,10 @@ def _state(saved: dict[str, Any]) -> TrainState:
     return TrainState(saved["history"], epoch, step, saved["elapsed"], saved["legs"])
 
 
-def _position(path: Path) -> tuple[int, int]:
-    _, epoch, _, step = path.stem.split("-")
-    return int(epoch), int(step)
+def _position(path: Path) -> tuple[int, ...]:
+    """(epoch, step) of a checkpoint; () of another file, a drive's copy "… (1).npz" say."""
+    found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.npz", path.name)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _is_good(path: Path) -> bool:

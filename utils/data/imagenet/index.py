@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from utils import tfrecord
 from utils.data.archives import DatasetError
-from utils.data.imagenet.crops import decode
+from utils.data.imagenet.crops import decode, opencv
 from utils.data.imagenet.records import INDEX, INTERLEAVED, LAYOUTS, RecordLayout, label_of
 from utils.data.manifest import (
     SCHEMA,
@@ -62,6 +62,7 @@ def index_records(
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; archive must be the one of the TFRecords.")
+    opencv()  # or each file would say that it is missing
     layout, shards = _find_shards(folder)
     classes, words = _read_classes(folder)
     index: dict[str, np.ndarray] = {}
