@@ -113,14 +113,11 @@ def need_tensorflow(what: str) -> None:
         raise RuntimeError(f"{what} needs KERAS_BACKEND=tensorflow.")
 
 
-def _is_path(place: object) -> bool:
-    """Whether it may be one: papermill reads a folder's name 2024 as a number."""
-    return bool(place) and isinstance(place, str | os.PathLike)
-
-
 def mount_drive(*places: str | os.PathLike | None) -> None:
     """In Colab, connects Google Drive if one of the files or folders is on it."""
-    on_drive = any(Path(place).is_relative_to(DRIVE) for place in places if _is_path(place))
+    # A folder's name 2024 is a number to papermill; whoever uses it says so.
+    paths = [Path(place) for place in places if place and isinstance(place, str | os.PathLike)]
+    on_drive = any(path.is_relative_to(DRIVE) for path in paths)
     if on_drive and "google.colab" in sys.modules and not os.path.ismount(DRIVE):
         from google.colab import drive
 

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from utils.data.archives import Archive, DatasetError, check_disk, is_system_file, open_archive
 from utils.data.datasets import tiny_shapes
@@ -160,7 +161,10 @@ def _check_shards(train: int | None, validation: int | None) -> Shards:
         if number is not None
     }
     rule = (f"a whole number from 1 to {MOST_SHARDS}", range(1, MOST_SHARDS + 1).__contains__)
-    return {s: check_field(f"{s}_shards", number, int, rule) for s, number in shards.items()}
+    return {
+        split: cast(int, check_field(f"{split}_shards", number, int, rule))
+        for split, number in shards.items()
+    }
 
 
 def _at_hand(name: str) -> str | None:

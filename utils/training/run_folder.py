@@ -27,6 +27,7 @@ LEASE = "lease"  # a file that is touched again and again, where there are no lo
 LEASE_SECONDS = 120.0  # after which a lease that nobody has touched is void
 STATE = "state"  # name of the JSON among a checkpoint's arrays
 KEPT = 2  # checkpoints
+CHECKPOINT = re.compile(r"epoch-\d+-step-\d+\.npz")
 
 
 @dataclasses.dataclass
@@ -210,7 +211,8 @@ def checkpoint_path(folder: Path, epoch: int, step: int) -> Path:
 def checkpoints_in(folder: Path | str) -> list[Path]:
     """The checkpoints of a run's folder, newest first."""
     files = Path(folder, "checkpoints").glob("epoch-*.npz")
-    return sorted(filter(_position, files), key=_position, reverse=True)
+    whole_names = (f for f in files if CHECKPOINT.fullmatch(f.name))  # no drive's copy "… (1).npz"
+    return sorted(whole_names, key=_position, reverse=True)
 
 
 def save_checkpoint(folder: Path, variables: Mapping[str, Any], state: TrainState) -> None:
@@ -305,10 +307,9 @@ def _state(saved: dict[str, Any]) -> TrainState:
     return TrainState(saved["history"], epoch, step, saved["elapsed"], saved["legs"])
 
 
-def _position(path: Path) -> tuple[int, ...]:
-    """(epoch, step) of a checkpoint; () of another file, a drive's copy "… (1).npz" say."""
-    found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.npz", path.name)
-    return tuple(map(int, found.groups())) if found else ()
+def _position(path: Path) -> tuple[int, int]:
+    _, epoch, _, step = path.stem.split("-")
+    return int(epoch), int(step)
 
 
 def _is_good(path: Path) -> bool:
