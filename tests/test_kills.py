@@ -78,7 +78,7 @@ def trained_with_kills(
 
 
 def test_a_killed_process_ends_bit_equal(shapes, tmp_path):
-    signals = [signal.SIGKILL, signal.SIGTERM]
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     trained_with_kills(shapes, tmp_path, "tuned", "tensorflow", signals, epochs=8, window=0.2)
 
 

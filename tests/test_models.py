@@ -58,9 +58,11 @@ def test_fishnet_parameters(preset, image_size, num_classes, parameters):
         assert count_macs(model) == pytest.approx(published_macs[preset], rel=0.01)
 
 
-@pytest.mark.parametrize("hidden", ["relu", "linear"])
-def test_resnet_of_the_report(hidden):
-    model = build_model("resnet_report" if hidden == "relu" else f"resnet_report_{hidden}")
+@pytest.mark.parametrize(
+    ("preset", "hidden"), [("resnet_report", "relu"), ("resnet_report_linear", "linear")]
+)
+def test_resnet_of_the_report(preset, hidden):
+    model = build_model(preset)
     assert model.get_layer("hidden_1").activation.__name__ == hidden
     assert model.count_params() == 23_731_848
     assert count_parameters(model) == 23_678_728

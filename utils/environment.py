@@ -116,7 +116,7 @@ def need_tensorflow(what: str) -> None:
 def mount_drive(*places: str | os.PathLike | None) -> None:
     """In Colab, connects Google Drive if one of the files or folders is on it."""
     # A folder's name 2024 is a number to papermill; whoever uses it says so.
-    paths = [Path(place) for place in places if place and isinstance(place, str | os.PathLike)]
+    paths = [Path(place) for place in places if isinstance(place, str | os.PathLike)]
     on_drive = any(path.is_relative_to(DRIVE) for path in paths)
     if on_drive and "google.colab" in sys.modules and not os.path.ismount(DRIVE):
         from google.colab import drive

@@ -100,7 +100,7 @@ def with_box(image: Image.Image, box: np.ndarray | None) -> Image.Image:
         pen = ImageDraw.Draw(image)
         pen.rectangle(corners, outline="white", width=6)
         left, top, right, bottom = corners
-        if right - left >= 2 and bottom - top >= 2:  # wider than its white frame
+        if right - left >= 2 and bottom - top >= 2:  # or there is no inside
             pen.rectangle([left + 1, top + 1, right - 1, bottom - 1], None, "#d55e00", 4)
     return image
 

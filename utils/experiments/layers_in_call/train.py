@@ -63,7 +63,8 @@ def build_variant(preset: str, variant: Variant) -> Any:
         features = application(
             include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg"
         )
-        hidden = [tf_keras.layers.Dense(units, "relu") for units in config.hidden_units]
+        activation = config.hidden_activation
+        hidden = [tf_keras.layers.Dense(units, activation) for units in config.hidden_units]
         model = tf_keras.Sequential([features, *hidden, tf_keras.layers.Dense(200)])
     elif isinstance(config, FishNetConfig):
         model = FishNet(config, variant)
