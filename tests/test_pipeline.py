@@ -57,6 +57,16 @@ def test_alternating_flips_show_both_sides_of_an_image_in_two_epochs(source):
     np.testing.assert_array_equal(on.flipped, plan[source.steps + 1].flipped)
 
 
+def test_a_source_maps_its_images_once(source):
+    # Keras keeps what `fit` was given, and a run calls it again after an interruption within an
+    # epoch and for every size of the images.
+    first = training_batches(source, epochs=1)
+    second = training_batches(source, epochs=2, start=source.steps)
+    assert second.arrays is first.arrays
+    assert evaluation_batches(source, on_train=True).arrays is first.arrays
+    assert evaluation_batches(source).arrays is not first.arrays
+
+
 def test_an_epoch_is_a_permutation_of_all_images(source):
     batches = list(training_batches(replace(source, batch_size=96), epochs=2))
     assert [(x.shape, x.dtype, y.dtype) for x, y in batches] == 6 * [

@@ -236,7 +236,14 @@ def target_boxes(data_dir: str | os.PathLike, manifest: Manifest, split: str = "
 
 
 def _open(source: Source, prefix: str) -> Images:
-    """The images; refuses them if they lack what the task needs, before any training."""
+    """The images of a source, opened once."""
+    if prefix not in source.opened:
+        source.opened[prefix] = _open_fit(source, prefix)
+    return source.opened[prefix]
+
+
+def _open_fit(source: Source, prefix: str) -> Images:
+    """Opens images; refuses them if they lack what the task needs, before any training."""
     if source.manifest["dataset"] == "imagenet":
         return RecordFiles(source.data_dir, source.manifest, prefix)
     arrays = open_arrays(source.data_dir, source.manifest, prefix)

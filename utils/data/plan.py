@@ -6,7 +6,7 @@ continued sees the same batches as one that is not. `utils.data.pipeline` carrie
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,8 @@ class Source:
     flip: str = "random"  # likewise; or "alternating": each one in every second epoch
     cutmix: float = 0.0  # share of the training images that are mixed with another one
     seed: int = 0  # with the epoch and the step, all that order and augmentation depend on
+    # By prefix, what is open: mapped again, a file would count twice in the process' memory.
+    opened: dict[str, Images] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, SPLITS)
