@@ -236,10 +236,10 @@ def test_reliability_has_a_panel_a_recipe_and_each_error():
     figure = charts.plot_reliability([(run, frame) for run in runs])
     tuned, course = figure.axes
     assert len(legend(figure)) == 3
-    diagonal, *lines = tuned.lines
-    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
+    zero, *lines = tuned.lines
+    assert list(zero.get_ydata()) == [0, 0]
     assert (len(lines), len(course.lines)) == (2, 2)
-    assert list(lines[0].get_ydata()) == [0.3, 0.8]
+    assert list(lines[0].get_ydata()) == pytest.approx([10, 0])  # points
     assert lines[0].get_label() == "simple, tuned, 4 epochs: 5.0%"
     assert lines[0].get_color() == course.lines[1].get_color() != lines[1].get_color()
 
@@ -253,6 +253,8 @@ def test_reliability_tells_seeds_apart_and_leaves_out_bins_of_few_images():
         "simple, tuned, 4 epochs, seed 0", "simple, tuned, 4 epochs, seed 1",
     ]  # fmt: skip
     assert [list(line.get_xdata()) for line in lines] == [[0.8], [0.8]]
+    assert lines[0].get_color() == lines[1].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
 
 def test_per_class_shows_both_ends():

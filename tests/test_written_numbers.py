@@ -4,15 +4,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from utils.analysis.predictions import per_class_accuracy
+from utils.analysis.predictions import calibration, per_class_accuracy
 from utils.analysis.published import COURSE_REPORT
 from utils.analysis.report import spread_between_seeds
 from utils.analysis.tables import kept, summary
 from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.layers_in_call.symptoms import beside, symptoms
 from utils.experiments.search import study_table
+from utils.figures.charts import FEWEST
 from utils.models import load_weights
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results, read_result
@@ -246,6 +249,20 @@ def best_network():
     yield "utils/site/page.html", f"last map has {tail} positions; the body's has {body} again"
 
 
+def calibration_bins():
+    """The standard error of a bin of the calibration figure."""
+    runs = [run for run in load_results(RESULTS) if len(run["history"]["loss"]) >= 30]
+    tables = [
+        calibration(load_predictions(RESULTS / f"{run['run_id']}.npz"))
+        for run in kept(runs, RESULTS, ".npz")
+    ]
+    bins = pd.concat([table[table["images"] >= FEWEST] for table in tables])
+    error = np.sqrt(bins["accuracy"] * (1 - bins["accuracy"]) / bins["images"]).median()
+    said = f"about {100 * error:.0f}"
+    yield "notebooks/04_analysis.ipynb", f"the standard error of one is {said} points"
+    yield "report/parts/closer.typ", f"in 15 bins, whose standard error is {said}~points"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -255,6 +272,7 @@ def best_network():
         searches,
         region_and_pixel,
         best_network,
+        calibration_bins,
     ],
 )
 def test_prose_states_the_numbers_of_the_results(source):

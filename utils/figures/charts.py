@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from utils.analysis.predictions import expected_calibration_error
@@ -281,7 +282,7 @@ def _label(result: Mapping[str, Any]) -> str:
 def plot_reliability(
     tables: Sequence[tuple[Mapping[str, Any], pd.DataFrame]],
 ) -> Figure:
-    """Accuracy against confidence; a calibrated network is diagonal.
+    """How far accuracy is from confidence; for a calibrated network it is zero.
 
     All versions of a recipe are in one panel. Bins of fewer than `FEWEST` images are left out.
 
@@ -297,23 +298,26 @@ def plot_reliability(
     )
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
-        axes.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1)
-        axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1), ylim=(0, 1))
-        percent(axes.xaxis, axes.yaxis)
-    lines = []
+        axes.axhline(0, color="0.3", lw=1)
+        axes.set(xlabel="confidence", title=f"recipe {recipe}", xlim=(0, 1))
+        percent(axes.xaxis)
+    lines: list[Line2D] = []
     names = names_of([result for result, _ in tables])
     for (result, table), name, marker in zip(
         tables, names, itertools.cycle("os^vDPX"), strict=False
     ):
         error = expected_calibration_error(table)
         table = table[table["images"] >= FEWEST]
+        color = colors[result["preset"]]
+        same = sum(line.get_color() == color for line in lines)
         (line,) = panels[0, recipes.index(family_of(result["recipe"]))].plot(
             table["confidence"],
-            table["accuracy"],
-            f"{marker}-",
+            100 * (table["accuracy"] - table["confidence"]),
+            marker=marker,
+            ls=("-", "--", "-.", ":")[same % 4],
             ms=3,
             lw=1,
-            color=colors[result["preset"]],
+            color=color,
             label=f"{name}: {error:.1%}",
         )
         lines.append(line)
@@ -321,7 +325,7 @@ def plot_reliability(
         handles=lines, loc="outside lower center", title="expected calibration error",
         title_fontsize=SMALL, fontsize=SMALL,
     )  # fmt: skip
-    panels[0, 0].set_ylabel("accuracy")
+    panels[0, 0].set_ylabel("accuracy − confidence, points")
     return figure
 
 

@@ -62,7 +62,7 @@ def kept_model(config: RunConfig) -> keras.Model:
     if not file.exists():
         raise FileNotFoundError(
             f"The weights of {config.run_id} are neither {kept} nor {own}. Without "
-            f"{config.result_file} it is trained again."
+            f"{config.result_file} it is trained again, from its last checkpoint if one is left."
         )
     return load_model(file)
 
