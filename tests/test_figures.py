@@ -138,16 +138,21 @@ def test_curves_name_what_is_changed_and_are_means_over_seeds():
     (row,) = figure.subfigs
     assert legend(row) == ["simple", "simple, SiLU"]
     right = row.axes[1]
-    assert [line.get_alpha() for line in right.lines] == [1, 1, 0.5, 0.5]
+    plain, variant = (np.array(right.lines[i].get_color()) for i in (0, 2))
+    np.testing.assert_allclose(variant, plain / 2)
+    assert right.lines[2].get_color() == right.lines[3].get_color()
     assert [line.get_marker() for line in right.lines[1::2]] == ["o", "s"]
     np.testing.assert_allclose(right.lines[1].get_xydata(), [[1, 0.2], [3, 0.3], [4, 0.45]])
 
 
-def test_curves_of_a_changed_network_are_pale_only_beside_those_of_the_network_as_it_is():
+@pytest.mark.parametrize("preset", ["simple", "residual_macs"])
+def test_curves_of_a_changed_network_are_darker_only_beside_those_of_the_network_as_it_is(preset):
+    color = np.array(style.colors_of([preset])[preset])
     changed = {"config": {"activation": "silu"}}
-    for others, alpha in ([result("simple", 4)], 0.5), ([result("simple", 3)], 1), ([], 1):
-        figure = charts.plot_curves([result("simple", 4, **changed), *others])
-        assert figure.subfigs[0].axes[1].lines[0].get_alpha() == alpha
+    for others, share in ([result(preset, 4)], 0.5), ([result(preset, 3)], 1), ([], 1):
+        figure = charts.plot_curves([result(preset, 4, **changed), *others])
+        line = figure.subfigs[0].axes[1].lines[0]
+        np.testing.assert_allclose(line.get_color(), share * color)
 
 
 def test_versions_of_a_recipe_have_one_panel_of_calibration():

@@ -17,6 +17,9 @@ COURSE_REPORT = pd.DataFrame(
 
 _GIUNG2 = "github.com/cs-giung/giung2-jax, projects/Baseline-TinyImageNet, 100 epochs, 8 TPUv3"
 _FASTAI = "github.com/fastai/course22p2, nbs/24_imgnet_tiny.ipynb, 25 epochs"
+_CONVMIXER = (
+    "github.com/peterniederl/ConvMixer-TinyImageNet, results/base_conv_mixer.txt, 100 epochs"
+)
 # Published validation top-1 on Tiny ImageNet of networks trained from scratch on it, as fractions.
 # Their multiply-accumulates depend on stems that the sources do not all state.
 LITERATURE = pd.DataFrame(
@@ -24,6 +27,7 @@ LITERATURE = pd.DataFrame(
         ("ResNet-18", 11.3e6, 0.655, 100, _GIUNG2),
         ("ResNet-50", 23.9e6, 0.694, 100, _GIUNG2),
         ("fastai ResNet", 21e6, 0.618, 25, _FASTAI),
+        ("ConvMixer variant", 2.64e6, 0.630, 100, _CONVMIXER),
     ],
     columns=["name", "parameters", "top1", "epochs", "source"],
 )

@@ -22,7 +22,7 @@ from utils.experiments.ablations import ablation_table, recipe_table
 from utils.experiments.comparison import COMPARISONS, comparison_runs, comparison_table
 from utils.experiments.layers_in_call.symptoms import symptoms, verdicts
 from utils.experiments.search import points, study_table
-from utils.models.presets import PRESETS
+from utils.models.presets import PRESETS, TITLES
 from utils.training.recipes import RECIPES
 from utils.training.results import (
     complete_result,
@@ -76,6 +76,7 @@ def build_report(root: str | Path = ".", **options: Any) -> Any:
             "grouped": published.PAPER_GROUPED.to_dict("records"),
             "literature": published.LITERATURE.to_dict("records"),
         },
+        "titles": TITLES,
         "recipes": {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()},
         "presets": {
             name: dataclasses.asdict(PRESETS[name]) for name in ("simple", "medium", "complex")

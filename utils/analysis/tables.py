@@ -14,7 +14,7 @@ from utils.analysis.machine_readable import card_metadata, results_csv
 from utils.analysis.predictions import calibration, expected_calibration_error
 from utils.analysis.published import COURSE_EPOCHS, COURSE_REPORT
 from utils.files import replacing
-from utils.models.presets import ACTIVATIONS
+from utils.models.presets import ACTIVATIONS, TITLES
 from utils.training.config import NETWORK_CHANGES, RECIPE_CHANGES, USUAL
 from utils.training.predictions import load_predictions
 from utils.training.recipes import RECIPES
@@ -106,7 +106,7 @@ def changes_of(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def network_of(result: Mapping[str, Any]) -> str:
     """The preset of a run and what it changes, in words: "simple, SiLU"."""
-    return ", ".join([result["preset"], *changes_of(result)])
+    return ", ".join([TITLES.get(result["preset"], result["preset"]), *changes_of(result)])
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -124,7 +124,8 @@ def summary(results: Results) -> pd.DataFrame:
         the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
         validation top-1: the binomial standard error of its images or, where larger, the standard
-        deviation over the seeds).
+        deviation over the seeds), deviation (that over the seeds), short (whether it has fewer
+        epochs than the course report's networks, and its preset is there with as many).
     """
     table = results_table(results)
     table["images"] = [result["dataset"]["counts"]["validation"] for result in results]
@@ -141,11 +142,13 @@ def summary(results: Results) -> pd.DataFrame:
             **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }
     )
-    deviation = table.groupby(same, dropna=False)["validation top-1"].std().to_numpy()
+    rows["deviation"] = table.groupby(same, dropna=False)["validation top-1"].std().to_numpy()
     binomial = (
         rows["validation top-1"] * (1 - rows["validation top-1"]) / rows.pop("images")
     ) ** 0.5
-    rows["error"] = np.fmax(deviation, binomial)  # of a single run there is no deviation
+    rows["error"] = np.fmax(rows["deviation"], binomial)  # of a single run there is no deviation
+    full = rows["epochs"] >= COURSE_EPOCHS
+    rows["short"] = ~full & rows["preset"].isin(rows["preset"][full])
     rows = rows.rename(columns={"run": "n"}).sort_values(
         ["recipe", "epochs", "validation top-1"],
         key=lambda column: column == "course" if column.name == "recipe" else -column,
@@ -153,15 +156,16 @@ def summary(results: Results) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def markdown_results(results: Results) -> str:
+def markdown_results(results: Results, *, short: bool = False) -> str:
     """The results as Markdown tables, one for each recipe, for the README.
 
     Args:
         results: as `utils.training.results.load_results` returns them.
+        short: which rows of the `summary`.
 
     Returns:
         The lines: for each recipe its name and a table; the course report's own rows below those
-        of its recipe.
+        of its recipe, unless the rows are the short ones.
     """
     header = (
         "epochs", "network", "parameters", "million MACs", "s / epoch", "training top-1",
@@ -174,7 +178,8 @@ def markdown_results(results: Results) -> str:
         for row in COURSE_REPORT.itertuples()
     ]
     blocks = []
-    for recipe, rows in summary(results).groupby("recipe", sort=False):
+    table = summary(results)
+    for recipe, rows in table[table["short"] == short].groupby("recipe", sort=False):
         ours = [
             (
                 row["epochs"],
@@ -191,7 +196,7 @@ def markdown_results(results: Results) -> str:
         blocks += [
             f"Recipe `{recipe}`:",
             "",
-            _markdown(header, ours + theirs * (recipe == "course")),
+            _markdown(header, ours + theirs * (recipe == "course" and not short)),
             "",
         ]
     return "\n".join(blocks[:-1])
@@ -340,6 +345,7 @@ def filled_in(results: Results, results_dir: str | Path) -> dict[Path, str]:
     """
     readme, card = Path("README.md"), Path("report/weights/README.md")
     text = fill_in(readme.read_text("utf-8"), "results", markdown_results(results))
+    text = fill_in(text, "short results", markdown_results(results, short=True))
     text = fill_in(text, "times", markdown_times(results))
     text = fill_in(text, "commands", markdown_commands(results))
     metrics = markdown_metrics(results, results_dir, card.parent)

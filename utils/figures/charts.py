@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -81,14 +82,12 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             _note(axes, f"{epochs} ep.", (parameters, top1), (7, -3))
     axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
     for row in literature.itertuples():
-        left = row.name.startswith("fastai")
-        _note(
-            axes,
-            f"{row.name}, {row.epochs} ep.",
-            (row.parameters, row.top1),
-            (7, -3) if not left else (-7, -3),
-            ha="right" if left else "left",
-        )
+        shift, side = {
+            "fastai ResNet": ((-7, -3), "right"),
+            "ConvMixer variant": ((-4, 6), "left"),
+        }.get(row.name, ((7, -3), "left"))
+        place = (row.parameters, row.top1)
+        _note(axes, f"{row.name}, {row.epochs} ep.", place, shift, ha=side)
     axes.set(xscale="log", ylim=(0, 0.8), xlabel="trainable parameters")
     axes.set(ylabel="validation top-1")
     axes.set_xlim(3.5e5, 1.2e8)
@@ -232,8 +231,9 @@ def _draw_curves(
         networks.setdefault(network_of(result), []).append(result)
     for network, seeds in networks.items():
         preset = seeds[0]["preset"]
-        is_variant = network != preset and preset in networks
-        style = {"color": colors[preset], "alpha": 0.5 if is_variant else 1, "lw": 1}
+        is_variant = bool(changes_of(seeds[0])) and label_of(preset) in networks
+        color = np.array(to_rgb(colors[preset])) * (0.5 if is_variant else 1)
+        style = {"color": tuple(color), "lw": 1}
         for axes, name in ((left, "loss"), (right, shown)):
             axes.plot(_mean_by_epoch(seeds, name), "--", **style)
             evaluated = _mean_by_epoch(seeds, f"val_{name}")

@@ -79,7 +79,9 @@ def plot_profile(table: pd.DataFrame) -> Any:
 def plot_epoch_costs(
     histories: Mapping[str, dict[str, list[float]]], memory: str, *, relative: bool = False
 ) -> Any:
-    """Seconds and memory of each epoch, every history in a color of its own.
+    """Seconds and memory of each epoch, every history with a marker and a gray of its own.
+
+    Not in the colors of networks: all are of one.
 
     Args:
         histories: lists by epoch, with `seconds` and the one named by memory, by title.
@@ -90,11 +92,13 @@ def plot_epoch_costs(
         The matplotlib `Figure`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
-    for title, history in histories.items():
+    styles = zip("os^", ("0", "0.45", "0.7"), strict=True)
+    for (title, history), (marker, gray) in zip(histories.items(), styles, strict=False):
+        style = {"marker": marker, "color": gray, "ms": 3, "label": title}
         epochs = range(1, len(history["seconds"]) + 1)
         unit = history["seconds"][1] if relative else 1
-        left.plot(epochs, [s / unit for s in history["seconds"]], "o-", ms=3, label=title)
-        right.plot(epochs, [mb / 1024 for mb in history[memory]], "o-", ms=3, label=title)
+        left.plot(epochs, [s / unit for s in history["seconds"]], **style)
+        right.plot(epochs, [mb / 1024 for mb in history[memory]], **style)
     left.set(
         xlabel="epoch", ylabel="seconds, relative to epoch 2" if relative else "seconds", ylim=0
     )

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from PIL import Image
 
 from utils.files import replacing
-from utils.models.presets import ACTIVATIONS
+from utils.models.presets import ACTIVATIONS, TITLES
 
 WIDTH = 6.3  # inches: 16 cm, the text width of an A4 page
 PALETTE = "colorblind"
@@ -25,20 +25,21 @@ SCREEN_DPI = 110  # in notebooks, where `SMALL` is 11 pixels
 JPEG = {"quality": 70}
 SMALL = 7.5  # points, the smallest text of any figure
 OURS, THEIRS, PUBLISHED = "o", "s", "^"  # markers: this project, the course report, others
-# preset, or its name in tables: (what figures call it, its place in the palette)
-NETWORKS = {
-    "simple": ("simple", 0),
-    "FishNet": ("FishNet", 0),
-    "medium": ("medium", 2),
-    "complex": ("complex", 3),
-    "residual": ("residual network", 4),
-    "residual network": ("residual network", 4),
-    "residual_parameters": ("residual network of equal parameters", 9),
-    "residual_macs": ("residual network of equal MACs", 6),
-    "resnet_report": ("course report's ResNet", 5),
-    "resnet_report_linear": ("ResNet, linear hidden layer", 8),
-    "its tail alone": ("its tail alone", 7),
-    "U-Net": ("U-Net", 1),
+_COLORS = sns.color_palette(PALETTE)
+# The color of a network, by its preset or its name in tables.
+NETWORKS: dict[str, Any] = {
+    "simple": _COLORS[0],
+    "FishNet": _COLORS[0],
+    "medium": _COLORS[2],
+    "complex": _COLORS[3],
+    "residual": _COLORS[4],
+    "residual network": _COLORS[4],
+    "residual_parameters": _COLORS[9],
+    "residual_macs": sns.color_palette("dark")[4],  # pink: one with light blue to some
+    "resnet_report": _COLORS[5],
+    "resnet_report_linear": "black",
+    "its tail alone": _COLORS[7],
+    "U-Net": _COLORS[1],
 }
 WORDS = {  # of names in the code, in tables and figures
     "max_pool": "max-pool 2×2",
@@ -146,7 +147,7 @@ def label_of(preset: str, changes: Sequence[str] = ()) -> str:
     """A network's name in figures: its preset in words, and what is changed if it is not much."""
     if len(changes) > 2:
         changes = [changes[0], "…"]
-    return ", ".join([NETWORKS.get(preset, (preset, 0))[0], *changes])
+    return ", ".join([TITLES.get(preset, preset), *changes])
 
 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -203,10 +204,9 @@ def colors_of(names: Iterable[str]) -> dict[str, Any]:
     order of appearance, all different, however many there are.
     """
     names = list(dict.fromkeys(names))
-    palette = sns.color_palette(PALETTE)
-    known = {name: palette[NETWORKS[name][1]] for name in names if name in NETWORKS}
+    known = {name: NETWORKS[name] for name in names if name in NETWORKS}
     others = [name for name in names if name not in known]
-    left = [color for color in palette if color not in known.values()]
+    left = [color for color in _COLORS if color not in known.values()]
     if len(others) > len(left):
         left = sns.color_palette("husl", len(others))
     found = known | dict(zip(others, left, strict=False))

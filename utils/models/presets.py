@@ -282,6 +282,15 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     "unet": UNetConfig(width=8),
 }
 
+# What tables and figures call a preset, where it is not by its name.
+TITLES = {
+    "residual": "residual network",
+    "residual_parameters": "residual network of equal parameters",
+    "residual_macs": "residual network of equal MACs",
+    "resnet_report": "course report's ResNet",
+    "resnet_report_linear": "ResNet-50, linear hidden layer",
+}
+
 
 def check_segments(config: Any, preset: Any) -> None:
     """Refuses networks without a decoder for masks.
