@@ -26,7 +26,7 @@ def test_the_committed_report_is_what_the_results_give():
 
 
 def test_its_length():
-    assert 12 <= len(build_report(format="png", ppi=10)) <= 24
+    assert 12 <= len(build_report(format="png", ppi=10)) <= 26
 
 
 def test_a_cited_result_that_is_missing(project):
