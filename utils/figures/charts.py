@@ -79,12 +79,12 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
             mfc="white" if recipe.startswith("course") else color,
         )
         if epochs != COURSE_EPOCHS:
-            _note(axes, f"{epochs} ep.", (parameters, top1), (7, -3))
+            _note(axes, f"{epochs} ep.", (parameters, top1), (-7, -3), ha="right")
     axes.scatter(literature["parameters"], literature["top1"], marker=PUBLISHED, s=34, color="0.35")
     for row in literature.itertuples():
         shift, side = {
             "fastai ResNet": ((-7, -3), "right"),
-            "ConvMixer variant": ((-4, 6), "left"),
+            "ConvMixer variant": ((-4, 6), "right"),
         }.get(row.name, ((7, -3), "left"))
         place = (row.parameters, row.top1)
         _note(axes, f"{row.name}, {row.epochs} ep.", place, shift, ha=side)
@@ -294,7 +294,7 @@ def plot_reliability(
     """
     recipes = list(dict.fromkeys(family_of(result["recipe"]) for result, _ in tables))
     figure, panels = plt.subplots(
-        1, len(recipes), figsize=(WIDTH, 2.7 + 0.17 * len(tables)), sharey=True, squeeze=False
+        1, len(recipes), figsize=(WIDTH, 2.3 + 0.17 * len(tables)), sharey=True, squeeze=False
     )
     colors = colors_of(result["preset"] for result, _ in tables)
     for recipe, axes in zip(recipes, panels.flat, strict=True):
@@ -360,7 +360,7 @@ def plot_confused(pairs: pd.DataFrame) -> Figure:
     Returns:
         The matplotlib `Figure`.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(pairs) + 0.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.17 * len(pairs) + 0.8))
     pairs = pairs[::-1]
     names = pairs["class a"] + " (a) – " + pairs["class b"] + " (b)"
     left = 0
@@ -372,7 +372,7 @@ def plot_confused(pairs: pd.DataFrame) -> Figure:
     axes.set(xlabel="images")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", fontsize=SMALL)
     return figure
 
 
