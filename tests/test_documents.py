@@ -38,8 +38,10 @@ def test_snippets_run(name):
     found = {}
     with eagerly():
         exec(compile(SNIPPETS[name], name, "exec"), found)
-    networks = [value for value in found.values() if isinstance(value, keras.Model)]
-    assert networks
+    if name == "results.md 0":
+        assert len(found["epochs"].loc["simple-course-30ep-seed0"]["val_top1"]) == 30
+        return
+    assert [value for value in found.values() if isinstance(value, keras.Model)]
     if name == "README.md 0":
         assert found["model"].output_shape == (None, 10)
         assert found["model"].optimizer.iterations == 1
