@@ -40,6 +40,7 @@ def test_snippets_run(name):
         exec(compile(SNIPPETS[name], name, "exec"), found)
     if name == "results.md 0":
         assert len(found["epochs"].loc["simple-course-30ep-seed0"]["val_top1"]) == 30
+        assert len(found["runs"]) > 100
         return
     assert [value for value in found.values() if isinstance(value, keras.Model)]
     if name == "README.md 0":

@@ -11,6 +11,7 @@ from typing import Any
 from utils.analysis.machine_readable import card_metadata
 from utils.analysis.tables import kept, network_of
 from utils.commands import one_line_errors
+from utils.environment import REPOSITORY
 from utils.models.build import WEIGHTS_DIR
 from utils.training.predictions import load_predictions
 from utils.training.results import load_results
@@ -73,8 +74,8 @@ def model_card(result: dict[str, Any], repo_id: str, general: str) -> str:
     return f"""{card_metadata([result])}
 # {result["run_id"]}
 
-The network "{network_of(result)}" of a reproduction of FishNet (Sun et al., NeurIPS 2018) on Tiny
-ImageNet-200, in Keras 3: {result["model"]["parameters"]:,} parameters, trained from {start} for
+The network "{network_of(result)}" of [a reproduction](https://github.com/{REPOSITORY}) of FishNet
+(Sun et al., NeurIPS 2018) on Tiny ImageNet-200, in Keras 3: {result["model"]["parameters"]:,} parameters, trained from {start} for
 {config["epochs"]} epochs.
 Top-1 {metrics["top1"]:.1%} and top-5 {metrics["top5"]:.1%} on the 10,000 validation images.
 
@@ -94,7 +95,7 @@ This is one run after its last epoch; the binomial standard error of its top-1 i
 percentage points. `result.json` has the settings and the history of the training and the command
 that repeats it.
 
-""" + "\n".join(f"## {name}\n{sections[name]}" for name in KEPT_SECTIONS)
+""" + "\n\n".join(f"## {name}\n{sections[name].rstrip()}" for name in KEPT_SECTIONS)
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False, api: Any = None) -> str:
