@@ -222,7 +222,7 @@ def markdown_times(results: Results) -> str:
         (
             (
                 network_of(result) + (f" (seed {result['seed']})" if result["seed"] else ""),
-                result["recipe"],
+                result["recipe"].replace("-", "\u2011"),  # in one line, too
                 len(result["history"]["loss"]),
                 *(
                     first_epoch_above(result, level).replace(" ", "\u00a0")  # in one line

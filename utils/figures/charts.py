@@ -84,7 +84,7 @@ def plot_size(rows: pd.DataFrame, course: pd.DataFrame, literature: pd.DataFrame
     for row in literature.itertuples():
         shift, side = {
             "fastai ResNet": ((-7, -3), "right"),
-            "ConvMixer variant": ((-4, 6), "right"),
+            "ConvMixer variant": ((-12, 7), "left"),
         }.get(row.name, ((7, -3), "left"))
         place = (row.parameters, row.top1)
         _note(axes, f"{row.name}, {row.epochs} ep.", place, shift, ha=side)

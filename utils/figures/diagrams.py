@@ -63,7 +63,7 @@ def draw_flow() -> Figure:
         Box(9.9, 0.9, "training steps,\none compiled\ngraph", colors["body"], **wide),
         Box(6.6, 0.9, "evaluation\nafter each\nepoch", colors["body"], **wide),
         Box(3.3, 0.9, "one JSON file\nper run, and its\npredictions", colors["tail"], **wide),
-        Box(0, 0.9, "tables,\nfigures,\nthis report", colors["tail"], **wide),
+        Box(0, 0.9, "tables,\nfigures,\nthe report", colors["tail"], **wide),
     ]
     checkpoint = Box(13.2, 0.9, "checkpoint,\nrenamed when\ncomplete", colors["head"], **wide)
     for row in (above, below):

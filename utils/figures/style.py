@@ -192,8 +192,17 @@ def show_table(
     styler = shown.style.format(usual | given, na_rep="–")
     styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")
     unbroken = [name for name in shown if not shown[name].astype(str).str.contains(" ").any()]
-    rule = {"selector": "td", "props": "white-space: nowrap"}
-    styler = styler.set_table_styles({name: [rule] for name in unbroken})
+    styler = styler.set_table_styles(
+        {
+            name: [
+                {
+                    "selector": "td",
+                    "props": "white-space: nowrap" if name in unbroken else "min-width: 11em",
+                }
+            ]
+            for name in shown
+        }
+    )
     return styler if index else styler.hide(axis="index")
 
 

@@ -168,9 +168,10 @@ function drawCost() {
   const all = drawn.flatMap(({ points }) => points);
   const labeled = all.filter((p) => !all.some((q) => q !== p && q.top1 > p.top1 && q.top1 - p.top1 < 0.045 &&
     Math.abs(Math.log10(q[what] / p[what])) < 0.1));
+  const best = Math.max(...data.runs.map((run) => run.top1));
   const places = all.map((p) => Math.log10(p[what])), middle = (Math.min(...places) + Math.max(...places)) / 2;
   const annotations = narrow() ? [] : labeled.map((p) => {
-    const x = Math.log10(p[what]), side = x > middle ? -1 : 1;  // towards the middle
+    const x = Math.log10(p[what]), side = x > middle || p.top1 === best ? -1 : 1;  // towards the middle
     return { x, y: p.top1, text: short(p), showarrow: false, xanchor: side < 0 ? "right" : "left", xshift: 9 * side,
       font: { size: 12, color: color("soft") } };
   });
