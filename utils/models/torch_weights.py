@@ -325,9 +325,7 @@ if __name__ == "__main__":
         prog="python -m utils.models.torch_weights",
         description="Converts a PyTorch checkpoint of the authors, or an exported one, to .keras.",
     )
-    parser.add_argument(
-        "checkpoint", help="a .pth.tar file, of the authors or of utils.export"
-    )
+    parser.add_argument("checkpoint", help="a .pth.tar file, of the authors or of utils.export")
     parser.add_argument("preset", help="its network: a FishNet preset, such as fishnet99")
     parser.add_argument("output", help="the .keras file to write")
     arguments = parser.parse_args()
