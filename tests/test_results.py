@@ -321,8 +321,8 @@ def test_markdown_of_times_has_the_course_report_s_levels(monkeypatch):
         "| network | recipe | epochs | the course report's best FishNet, 30.0% "
         "| the course report's ResNet, 90.0% | 40% |",
         "|---|---|---|---|---|---|",
-        f"| simple | tuned-v1 | 2 | {second} | – | {second} |",
-        f"| simple, stem of stride 2 (seed 1) | tuned-v1 | 2 | {second} | – | {second} |",
+        f"| simple | tuned\u2011v1 | 2 | {second} | – | {second} |",
+        f"| simple, stem of stride 2 (seed 1) | tuned\u2011v1 | 2 | {second} | – | {second} |",
     ]
 
 

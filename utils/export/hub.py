@@ -75,8 +75,8 @@ def model_card(result: dict[str, Any], repo_id: str, general: str) -> str:
 # {result["run_id"]}
 
 The network "{network_of(result)}" of [a reproduction](https://github.com/{REPOSITORY}) of FishNet
-(Sun et al., NeurIPS 2018) on Tiny ImageNet-200, in Keras 3: {result["model"]["parameters"]:,}
-parameters, trained from {start} for {config["epochs"]} epochs.
+(Sun et al., NeurIPS 2018) on Tiny ImageNet-200, in Keras 3:
+{result["model"]["parameters"]:,} parameters, trained from {start} for {config["epochs"]} epochs.
 Top-1 {metrics["top1"]:.1%} and top-5 {metrics["top5"]:.1%} on the 10,000 validation images.
 
 ```python
