@@ -116,8 +116,12 @@ def test_the_keras_that_is_required_loads_the_kept_weights():
 
 def test_the_repository_has_one_name():
     pattern = re.compile(r"(?:colab\.research\.google\.com/github|github\.com)/([\w-]+/[\w-]+)")
-    others = {"kevin-ssy/FishNet", "cs-giung/giung2-jax", "fastai/course22p2"}  # that are quoted
-    others |= {"peterniederl/ConvMixer-TinyImageNet"}
+    others = {  # that are quoted
+        "kevin-ssy/FishNet",
+        "cs-giung/giung2-jax",
+        "fastai/course22p2",
+        "peterniederl/ConvMixer-TinyImageNet",
+    }
     for path in [ROOT / "README.md", *NOTEBOOKS]:
         assert set(pattern.findall(path.read_text())) - others == {REPOSITORY}, path.name
 

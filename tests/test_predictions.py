@@ -52,9 +52,8 @@ def test_kept_weights_need_no_run_folder(config):
     half = predictions.kept_model(config).get_weights()[0]
     np.testing.assert_array_equal(half, kernel.astype("float16"))
     shutil.rmtree(config.weights_dir)
-    with pytest.raises(
-        FileNotFoundError, match=r"weights of run .*run.json it is .* from its last"
-    ):
+    advice = r"run.json it is trained again, from its last checkpoint if one is left\."
+    with pytest.raises(FileNotFoundError, match=rf"weights of run .*{advice}"):
         predictions.kept_model(config)
 
 

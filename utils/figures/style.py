@@ -35,7 +35,7 @@ NETWORKS: dict[str, Any] = {
     "residual": _COLORS[4],
     "residual network": _COLORS[4],
     "residual_parameters": _COLORS[9],
-    "residual_macs": sns.color_palette("dark")[4],  # pink: one with light blue to some
+    "residual_macs": sns.color_palette("dark")[4],  # the palette's pink is light blue to some
     "resnet_report": _COLORS[5],
     "resnet_report_linear": "black",
     "its tail alone": _COLORS[7],
@@ -192,16 +192,9 @@ def show_table(
     styler = shown.style.format(usual | given, na_rep="–")
     styler = styler.format_index(lambda name: str(name).replace("-", "\u2011"), axis="columns")
     unbroken = [name for name in shown if not shown[name].astype(str).str.contains(" ").any()]
+    props = dict.fromkeys(shown, "min-width: 11em") | dict.fromkeys(unbroken, "white-space: nowrap")
     styler = styler.set_table_styles(
-        {
-            name: [
-                {
-                    "selector": "td",
-                    "props": "white-space: nowrap" if name in unbroken else "min-width: 11em",
-                }
-            ]
-            for name in shown
-        }
+        {name: [{"selector": "td", "props": text}] for name, text in props.items()}
     )
     return styler if index else styler.hide(axis="index")
 
