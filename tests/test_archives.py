@@ -148,13 +148,13 @@ def test_download(layout, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(archives, "DOWNLOAD_CACHE", str(cache))
     (tmp_path / "in").mkdir()
-    url = pack_zip(layout, tmp_path / "in" / "a.zip").as_uri()
-    sha256 = hashlib.sha256((tmp_path / "in" / "a.zip").read_bytes()).hexdigest()
+    path = pack_zip(layout, tmp_path / "in" / f"{'signature' * 27}.zip")  # as long as a name may be
+    url, sha256 = path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest()
     assert_refused(url, url, "hash", sha256="0" * 64)
     assert not list((cache / "datasets").iterdir())
     assert_refused((tmp_path / "in" / "none.zip").as_uri(), "none.zip was not downloaded")
     manifest = convert(url, tmp_path / "records", sha256=sha256, **SHARDS)
-    (tmp_path / "in" / "a.zip").unlink()  # the copy in the cache is used again
+    path.unlink()  # the copy in the cache is used again
     assert convert(url, tmp_path / "again", sha256=sha256, **SHARDS) == manifest
 
 

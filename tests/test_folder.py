@@ -1,11 +1,14 @@
 """Pictures in class folders: how they are divided, converted once, and trained with."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runs
 from layouts import contents, pack_tar, pack_zip
 from pictures import converted, files_of, picture, refusal, split_of
+from PIL import Image
 
 from utils.analysis.classify import classify, load_classifier
 from utils.data import prepare
@@ -133,6 +136,18 @@ def test_folders_beside_a_split(pets):
         "pictures beside train/ and val/, in masks; move these folders away, or, if all of them "
         "are classes, rename those two."
     )
+
+
+def test_a_zip_needs_no_room_as_it_is_read_where_it_is(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        (tmp_path / "large" / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = Image.fromarray(random.integers(0, 256, (400, 400, 3), np.uint8))
+        noise.save(tmp_path / "large" / f"{name}.png")
+    path = pack_zip(tmp_path / "large", tmp_path / "large.zip")
+    usage = shutil.disk_usage(tmp_path)._replace(free=path.stat().st_size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert converted(path, tmp_path / "records")["class_counts"]["train"] == [1, 1]
 
 
 def test_records_of_a_changed_archive_are_not_taken_for_its_own(pets, tmp_path):

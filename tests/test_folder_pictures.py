@@ -53,11 +53,13 @@ def save_kinds(root):
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
-def test_pictures_are_turned_upright(tmp_path, orientation):
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_pictures_are_turned_upright(tmp_path, orientation, ending):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8))
     image.save(tmp_path / "a.png", exif=exif(orientation)[6:])
     expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    image.save(tmp_path / f"b.{ending}", exif=exif(orientation)[6:])
+    np.testing.assert_array_equal(read_image(tmp_path / f"b.{ending}"), expected)
 
 
 def test_an_odd_field_beside_the_orientation_does_no_harm(tmp_path):

@@ -92,6 +92,7 @@ def test_upload(folder):
         (["simpel", "a/b"], "kept weights: complex-stem-half-100ep-seed0, .* Received: 'simpel'"),
         (["segmentation-simple-seed0", "a/b"], "Received: 'segmentation-simple-seed0'"),
         ([RUN, "fishnet"], "repository must be USER/NAME. Received: 'fishnet'"),
+        (["simpel", "a/b", "--dry-run"], "Received: 'simpel'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_uploaded(monkeypatch, capsys, arguments, says):
@@ -101,3 +102,4 @@ def test_what_is_wrong_is_said_before_anything_is_uploaded(monkeypatch, capsys, 
         main()
     assert ended.value.code == 1
     assert re.search(says, capsys.readouterr().err)
+    assert not Path("runs/hub/simpel").exists()

@@ -65,6 +65,13 @@ def test_the_manifest_says_what_is_there(folder, data_dir):
     assert manifest_sha256(moved) == manifest_sha256(manifest)
 
 
+def test_a_class_name_may_have_spaces(tmp_path):
+    theirs = drawn.write_shards(tmp_path / "theirs", theirs=True)
+    (theirs / "label.labels.txt").write_text("tiger shark\ngreat white shark\n\nhammerhead \n")
+    manifest = index_records(theirs, tmp_path / "data", drawn.SIZE)
+    assert manifest["classes"] == ["tiger shark", "great white shark", "hammerhead"]
+
+
 def test_both_layouts_hold_the_same(folder, data_dir, tmp_path):
     theirs = drawn.write_shards(tmp_path / "theirs", theirs=True)
     index_records(theirs, tmp_path / "data", drawn.SIZE)

@@ -51,6 +51,12 @@ def test_other_sizes_and_classes(trained):
     np.testing.assert_allclose(*features, rtol=1e-5)
 
 
+def test_a_network_without_upsampling_takes_any_size(tmp_path):
+    build_model("resnet50", image_size=72).save(tmp_path / "a.keras")
+    model = load_weights(tmp_path / "a.keras", image_size=64)
+    assert model(np.zeros((1, 64, 64, 3))).shape == (1, 200)
+
+
 def test_masks_keep_their_background():
     model = load_weights(NAME, num_classes=5, image_size=128)
     assert model.output_shape == (None, 128, 128, 6)

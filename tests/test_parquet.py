@@ -107,11 +107,12 @@ def test_validation_images_sorted_by_class_are_the_same(official, tmp_path):
     assert all(found["shards"][name] == whole["shards"][name] for name in train)
 
 
-def test_images_that_were_encoded_again_are_said(official, tmp_path, capsys):
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_images_that_were_encoded_again_are_said(official, tmp_path, capsys, split):
     images = images_of(official)
     file = io.BytesIO()
-    Image.open(io.BytesIO(images["train"][3][0])).save(file, "JPEG", quality=50)
-    images["train"][3] = (file.getvalue(), images["train"][3][1])
+    Image.open(io.BytesIO(images[split][3][0])).save(file, "JPEG", quality=50)
+    images[split][3] = (file.getvalue(), images[split][3][1])
     found = convert(write_parquet(tmp_path / "data", images), tmp_path / "b", **SHARDS)
     assert found["counts"]["train"] == TRAIN * len(CLASSES)
     assert (

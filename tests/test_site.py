@@ -2,6 +2,8 @@
 
 import base64
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +64,14 @@ def test_minutes_are_those_of_an_idle_machine_where_it_was_measured(result):
     assert _run(result | {"legs": moved}, "#000000", predictions)["history"]["minutes"][29] is None
 
 
-def test_without_weights_there_is_no_page(monkeypatch):
+def test_without_weights_there_is_no_page(monkeypatch, capsys):
     from utils.site import contents
 
     monkeypatch.setattr(contents, "kept", lambda *_: [])
-    with pytest.raises(ValueError, match="weights in report/weights; 03_train makes one."):
-        contents.site_contents()
+    monkeypatch.setattr(sys, "argv", ["site"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("utils.site", run_name="__main__")
+    assert "weights in report/weights; 03_train makes one." in capsys.readouterr().err
 
 
 @pytest.mark.tracing

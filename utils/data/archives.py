@@ -233,7 +233,7 @@ def download(url: str, sha256: str | None) -> Path:
     import keras  # loads its backend
 
     cache = Path(DOWNLOAD_CACHE).expanduser()
-    target = hashlib.sha256(url.encode()).hexdigest()[:8] + "-" + posixpath.basename(url)
+    target = hashlib.sha256(url.encode()).hexdigest()[:8] + "-" + posixpath.basename(url)[-100:]
     try:
         cache.mkdir(parents=True, exist_ok=True)
         path = keras.utils.get_file(

@@ -67,6 +67,7 @@ def read_image(
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turns as its EXIF data say; `ImageOps.exif_transpose` fails on odd values of other fields."""
+    image.load()  # by which Pillow turns a TIFF itself, and then says so
     turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 

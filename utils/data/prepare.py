@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,7 +270,7 @@ def _build(
                 )
             if dataset == "folder" and target.is_relative_to(os.path.realpath(archive)):
                 raise DatasetError(f"{data_dir} is in {archive}, among the pictures; {REMEDY}.")
-            if os.path.isfile(archive):
+            if os.path.isfile(archive) and not zipfile.is_zipfile(archive):  # a zip stays packed
                 check_disk(target, os.path.getsize(archive), REMEDY)
             built = scratch / "records"
             built.mkdir()

@@ -27,8 +27,9 @@ def write_repository(
     """Writes what a repository of the Hub holds of one network.
 
     Args:
-        folder: to write to: the contents of the `.keras` file, as Keras loads them from there;
-            README.md, the model card; result.json; and classes.json, the words of each class.
+        folder: to write to, made if there is none: the contents of the `.keras` file, as Keras
+            loads them from there; README.md, the model card; result.json; and classes.json, the
+            words of each class.
         run_id: name of a classification run whose weights are kept.
         repo_id: of the repository, "user/name".
 
@@ -45,6 +46,7 @@ def write_repository(
             "run must be a classification run with kept weights: "
             f"{', '.join(sorted(valid)) or 'none'}. Received: {run_id!r}"
         )
+    folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(WEIGHTS_DIR / f"{run_id}.keras") as archive:
         archive.extractall(folder)
     words = load_predictions(results_dir / f"{run_id}.npz")["words"]
@@ -135,7 +137,6 @@ def main() -> None:
     with one_line_errors(parser):
         if options.dry_run:
             folder = Path("runs/hub", options.run)
-            folder.mkdir(parents=True, exist_ok=True)
             write_repository(folder, options.run, options.repository)
             print(f"{folder} written; nothing is uploaded")
             return

@@ -181,9 +181,8 @@ def build_application(
     x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
     for index, units in enumerate(config.hidden_units, start=1):
         x = layers.Dense(units, activation=config.hidden_activation, name=f"hidden_{index}")(x)
-    return keras.Model(
-        backbone.input, classifier(x, num_classes, dropout=config.dropout), name=name
-    )
+    (image,) = backbone.inputs
+    return keras.Model(image, classifier(x, num_classes, dropout=config.dropout), name=name)
 
 
 def _with_small_stem(backbone: keras.Model, stride: int, application: str) -> keras.Model:

@@ -156,14 +156,15 @@ def _classes(model: keras.Model) -> int:
 def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.Model:
     """The same network for images of another size or other classes, with new weights."""
     size = trained.input_shape[1]
-    joined = (layers.Add, layers.Concatenate, layers.MaxPooling2D)
-    features = [x.output.shape for x in trained.layers if isinstance(x, joined)]
-    stride = size // min(shape[1] for shape in features if len(shape) == 4)
-    if image_size % stride:
-        raise ValueError(
-            f"image_size must be a multiple of the total stride of {trained.name}, {stride}. "
-            f"Received: {image_size}"
-        )
+    if any(isinstance(x, (layers.UpSampling2D, layers.Reshape)) for x in trained.layers):
+        joined = (layers.Add, layers.Concatenate, layers.MaxPooling2D)
+        features = [x.output.shape for x in trained.layers if isinstance(x, joined)]
+        stride = size // min(shape[1] for shape in features if len(shape) == 4)
+        if image_size % stride:
+            raise ValueError(
+                f"image_size must be a multiple of the total stride of {trained.name}, {stride}. "
+                f"Received: {image_size}"
+            )
 
     def rebuilt(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()

@@ -41,8 +41,9 @@ def unpack_parquet(source: Archive) -> Archive:
     Raises:
         DatasetError: pyarrow is not installed, or the files are not as those on the hub.
     """
-    members, made_up = [], 0
+    members: list[Member] = []
     wnids: list[str] = []
+    made_up = 0
     for file, split, table in _tables(source):
         wnids = _class_names(source, table)
         official = is_official(wnids)
@@ -59,7 +60,8 @@ def unpack_parquet(source: Archive) -> Archive:
             name = posixpath.basename(image["path"].as_py() or "")
             known = names.get((split, wnid, zlib.crc32(data)))
             made_up += official and not known
-            name = known.pop(0) if known else name or f"{split}_{row}.JPEG"
+            # Official names have an underscore.
+            name = known.pop(0) if known else name or f"{split}-{len(members)}.JPEG"
             members.append(Member(f"{split}/{wnid}/images/{name}", len(data), data))
     if made_up:
         print(

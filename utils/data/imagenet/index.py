@@ -156,7 +156,7 @@ def _read_classes(folder: Path) -> tuple[list[str], list[str]]:
     if not lists:
         classes = [f"class {number}" for number in range(1, CLASSES + 1)]
         return classes, classes
-    classes = _read_text(lists[0]).split()
+    classes = [name for line in _read_text(lists[0]).splitlines() if (name := line.strip())]
     if len(set(classes)) < len(classes) or len(classes) < 2:
         raise DatasetError(f"{lists[0]} must name two or more classes, each once.")
     if not (folder / WORDS).is_file():
