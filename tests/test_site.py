@@ -68,10 +68,14 @@ def test_without_weights_there_is_no_page(monkeypatch, capsys):
     from utils.site import contents
 
     monkeypatch.setattr(contents, "kept", lambda *_: [])
+    message = "weights in report/weights; 03_train makes one."
+    with pytest.raises(ValueError, match=message):
+        contents.site_contents()
     monkeypatch.setattr(sys, "argv", ["site"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         runpy.run_module("utils.site", run_name="__main__")
-    assert "weights in report/weights; 03_train makes one." in capsys.readouterr().err
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.tracing
