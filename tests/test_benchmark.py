@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from utils.experiments import benchmark_tasks
-from utils.experiments.benchmark import best_of, measure
+from utils.experiments.benchmark import best_of, measure, measured
 
 
 @pytest.mark.tracing
@@ -15,6 +15,8 @@ def test_a_task_runs_in_a_process_of_its_own_or_in_this_one():
     failed = measure("matrix_product", size=-1)
     assert "gflops" not in failed
     assert "-1" in failed["error"]
+    with pytest.raises(RuntimeError, match="measurement of matrix_product failed: .*-1"):
+        measured("matrix_product", size=-1)
 
 
 def test_the_best_of_equal_settings_counts():

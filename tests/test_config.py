@@ -144,6 +144,14 @@ def test_values_out_of_range_are_refused_with_the_valid_ones(name, value, text):
             "task segmentation needs a FishNet or unet. Received: preset='resnet50'",
         ),
         (
+            {"dataset": "imagenet", "archive": "x", "record_order": "classes"},
+            "record_order must be shuffled for dataset imagenet. Received: 'classes'",
+        ),
+        (
+            {"recipe": "course", "schedule": "linear"},
+            "schedule linear needs plateau_patience=0. Received: plateau_patience=3",
+        ),
+        (
             {"task": "localization", "record_order": "classes"},
             "record_order must be shuffled for any task but classification. Received: 'classes'",
         ),

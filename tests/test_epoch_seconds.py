@@ -104,6 +104,8 @@ def test_the_command_measures_what_is_missing_once(monkeypatch, tmp_path, result
 
     monkeypatch.setattr(sys, "argv", [*command, "--again"])
     monkeypatch.setattr(benchmark, "measure", lambda *_, **run: {"error": "killed"})
-    with pytest.raises(RuntimeError, match="run-seed[012]: killed"):
+    with pytest.raises(
+        RuntimeError, match="run-seed[012]: The measurement of training failed: killed"
+    ):
         benchmark.main()
     assert read_result(tmp_path / "run-seed0.json")["seconds"]["epoch"] == 21

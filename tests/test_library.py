@@ -57,6 +57,17 @@ def test_a_network_without_upsampling_takes_any_size(tmp_path):
     assert model(np.zeros((1, 64, 64, 3))).shape == (1, 200)
 
 
+def test_a_network_whose_input_was_saved_as_a_list(tmp_path):
+    """As ResNets and DenseNets of an earlier version were."""
+    inputs = keras.Input((32, 32, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    trained = keras.Model([inputs], keras.layers.Dense(3, name="logits")(features))
+    trained.save(tmp_path / "a.keras")
+    model = load_weights(tmp_path / "a.keras", image_size=16, num_classes=5)
+    assert model(np.zeros((2, 16, 16, 3))).shape == (2, 5)
+    np.testing.assert_array_equal(model.weights[0], trained.weights[0])
+
+
 def test_masks_keep_their_background():
     model = load_weights(NAME, num_classes=5, image_size=128)
     assert model.output_shape == (None, 128, 128, 6)

@@ -10,7 +10,7 @@ import runs
 
 from utils import environment
 from utils.models.presets import PRESETS
-from utils.training import recipes
+from utils.training import recipes, run_folder
 from utils.training.loop import callbacks
 from utils.training.predictions import load_predictions
 from utils.training.results import devices_of, is_reportable, read_result
@@ -143,6 +143,9 @@ def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(make_config, mo
     )
 
     best[0] = "float32"  # on another machine
+    refused = Path(config.run_dir, "../refused")
+    run_folder.check_config(refused, config.resolve(), "of the images")
+    assert run_folder.begun_precision(refused) is None
     assert train(config) == result
     with pytest.raises(TrainingError, match="precision: 'mixed_bfloat16' there, 'float32' now"):
         train(dataclasses.replace(config, precision="float32"))

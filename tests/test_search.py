@@ -139,6 +139,22 @@ def test_results_that_are_there_are_not_made_again(stand_in, options, capsys):
     assert starts(options, "search-dropout-0.5-seed0") == 1
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_results_that_are_gone_are_made_again(stand_in, options, tmp_path, elsewhere):
+    """Though the journal has their points: 06 reads the results."""
+    search.sweep("dropout", **options)
+    name = "search-dropout-0.5-seed0"
+    if elsewhere:
+        options["results_dir"] = str(tmp_path / "mine")
+    else:
+        Path(options["runs_dir"], name, f"{name}.json").unlink()
+    study = search.sweep("dropout", **options)
+    assert len(study.trials) == 3
+    del options["journal"]
+    assert len(search.study_table("dropout", **options)) == 3
+    assert starts({**options, "runs_dir": options["runs_dir"]}, name) == (1 if elsewhere else 2)
+
+
 def test_a_failed_run_stops_the_sweep_and_is_tried_again(stand_in, options):
     stand_in(fails=True)
     with pytest.raises(RuntimeError, match=r"why-default-seed0 failed; see the end of .*log.txt"):

@@ -126,6 +126,17 @@ def test_without_the_reference_the_rest_is_not_begun(monkeypatch):
     assert rows[0]["ratios"] == [1.0] * 5
 
 
+def test_a_reference_that_does_not_start_leaves_a_row_for_each_setting(monkeypatch):
+    name, (code, _, options) = side_by_side.REFERENCE, side_by_side.SETTINGS[side_by_side.REFERENCE]
+    monkeypatch.setitem(side_by_side.SETTINGS, name, (code, "float33", options))
+    names = ["theirs, float32", "ours, Keras' layers, float32"]
+    rows = side_by_side.compare([[1], [1], [1]], names, patience=60)
+    assert [row["setting"] for row in rows] == names
+    assert all(row["error"].startswith(f"{name}, beside it: ") for row in rows)
+    assert "ratios" not in rows[0]
+    assert multiprocessing.active_children() == []
+
+
 def test_ratios_are_of_images_per_cpu_second_window_by_window():
     pairs = [
         (

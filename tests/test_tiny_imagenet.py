@@ -25,7 +25,7 @@ from layouts import (
 )
 from PIL import Image
 
-from utils.data import write_records
+from utils.data import archives, write_records
 from utils.data.archives import DatasetError
 from utils.data.datasets import tiny_imagenet
 from utils.data.datasets.layout import ImageFile, Layout
@@ -249,6 +249,17 @@ def test_full_disk_is_seen_before_the_work(layout, monkeypatch):
     usage = shutil.disk_usage(layout)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     assert_refused(layout, "full", "free disk space")
+
+
+@pytest.mark.parametrize("address", [str, Path.as_uri])
+def test_a_full_disk_is_seen_before_a_tar_is_unpacked(layout, tmp_path, monkeypatch, address):
+    archive = pack_tar(layout, tmp_path / "a.tar")
+    usage = shutil.disk_usage(layout)._replace(free=archive.stat().st_size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(archives, "_tar_members", None)
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(archives, "DOWNLOAD_CACHE", str(tmp_path / "cache"))
+    assert_refused(address(archive), "full", "free disk space", "another folder")
 
 
 def test_an_interrupt_leaves_nothing(layout, tmp_path, monkeypatch):

@@ -89,7 +89,11 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     Yields:
         The open file. An error in the block leaves an earlier `path` as it was.
     """
-    with _replacement(Path(path)) as temporary, open(temporary, mode.replace("w", "x")) as file:
+    encoding = None if "b" in mode else "utf-8"
+    with (
+        _replacement(Path(path)) as temporary,
+        open(temporary, mode.replace("w", "x"), encoding=encoding) as file,
+    ):
         yield file
         file.flush()
         try:

@@ -28,6 +28,8 @@ from utils.progress import Bar
 # Where downloads are kept: Keras' own cache.
 DOWNLOAD_CACHE = os.environ.get("KERAS_HOME", "~/.keras")
 
+REMEDY = "choose another folder"  # where a disk is full
+
 # Left behind by systems and tools, in lower case; so is whatever begins with a dot.
 _SYSTEM_FILES = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found")
 _OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}
@@ -211,6 +213,7 @@ def _open_file(
     if magic == b"PK":
         archive = stack.enter_context(zipfile.ZipFile(path))
         return list(_zip_members(source, archive)), archive.read
+    check_disk(scratch_dir, path.stat().st_size, REMEDY)  # what is read is at least as large
     scratch = stack.enter_context((scratch_dir / "tar").open("w+b"))
     with _OPENERS.get(magic, open)(path, "rb") as stream:
         members = list(_tar_members(source, stream, scratch))

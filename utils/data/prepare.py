@@ -4,13 +4,19 @@ import contextlib
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from utils.data.archives import Archive, DatasetError, check_disk, is_system_file, open_archive
+from utils.data.archives import (
+    REMEDY,
+    Archive,
+    DatasetError,
+    check_disk,
+    is_system_file,
+    open_archive,
+)
 from utils.data.datasets import tiny_shapes
 from utils.data.datasets.folder import files_sha256, read_folder
 from utils.data.datasets.layout import Layout
@@ -37,7 +43,6 @@ OFFICIAL_SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c
 
 DEFAULT_SHARDS = {"train": 16, "validation": 2}
 OPTIONS: dict[str, Options] = {"tiny-shapes": tiny_shapes.DEFAULT_OPTIONS, **PREPARED_WITH}
-REMEDY = "choose another folder"
 MOST_SHARDS = 128  # of a split, which are read in turn, all of them open
 RECORD_OVERHEAD = 512  # bytes a record beside the image, for the check of the disk
 
@@ -270,8 +275,6 @@ def _build(
                 )
             if dataset == "folder" and target.is_relative_to(os.path.realpath(archive)):
                 raise DatasetError(f"{data_dir} is in {archive}, among the pictures; {REMEDY}.")
-            if os.path.isfile(archive) and not zipfile.is_zipfile(archive):  # a zip stays packed
-                check_disk(target, os.path.getsize(archive), REMEDY)
             built = scratch / "records"
             built.mkdir()
             parquet = dataset == "tiny-imagenet" and _has_parquet(Path(archive))

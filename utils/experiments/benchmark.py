@@ -68,6 +68,25 @@ def measure(
     return {**row, **json.loads(child.stdout.splitlines()[-1])}
 
 
+def measured(task: str, **options: Any) -> dict[str, Any]:
+    """Runs a task that must succeed.
+
+    Args:
+        task: as for `measure`.
+        **options: likewise.
+
+    Returns:
+        What `measure` returns.
+
+    Raises:
+        RuntimeError: the measurement failed; says why.
+    """
+    row = measure(task, **options)
+    if "error" in row:
+        raise RuntimeError(f"The measurement of {task} failed: {row['error']}")
+    return row
+
+
 def best_of(rows: Iterable[dict[str, Any]], settings: Iterable[str]) -> list[dict[str, Any]]:
     """The best of the rows with the same settings: other processes can only slow one down.
 
@@ -208,9 +227,10 @@ def _measured(result: dict[str, Any], commit: str | None) -> tuple[float, dict[s
     sizes, total = epochs_by_size(result), 0.0
     for size, epochs in sizes.items():
         options = measured_options(result) | ({"image_sizes": f"{size}x1"} if size else {})
-        row = measure("training", backend=result["env"]["backend"], **options)
-        if "error" in row:
-            raise RuntimeError(f"{result['run_id']}: {row['error']}")
+        try:
+            row = measured("training", backend=result["env"]["backend"], **options)
+        except RuntimeError as error:
+            raise RuntimeError(f"{result['run_id']}: {error}") from error
         total += epochs * epoch_seconds(row["history"], images)
     return round(total / sizes.total(), 1), {**row["env"], "git_commit": commit}
 

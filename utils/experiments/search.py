@@ -164,40 +164,64 @@ def sweep(
         **options: see `run_config`.
 
     Returns:
-        The study, with a complete trial for each point.
+        The study, with a complete trial for each point. What the journal has but whose result is
+        not where the options say is run again.
 
     Raises:
         RuntimeError: a run failed; says where its log is. The same call tries it again.
     """
     study = open_study(name, journal)
     Path(runs_dir).mkdir(parents=True, exist_ok=True)
-    while left := missing_points(study):
-        for point in left:
-            config = run_config(point, runs_dir=runs_dir, **options)
+    runs = [(point, run_config(point, runs_dir=runs_dir, **options)) for point in points(name)]
+
+    def left() -> list[tuple[dict[str, Any], ResolvedConfig]]:
+        tried = _tried(study)
+        return [
+            (point, config)
+            for point, config in runs
+            if point not in tried or complete_result(config) is None
+        ]
+
+    while found := left():
+        for point, config in found:
             with (
                 contextlib.suppress(Timeout),  # another process works at it
                 locked(Path(runs_dir, f".{config.run_id}.lock"), timeout=0),
             ):
-                if point in missing_points(study):
-                    _run_point(study, point, config)
-        if missing_points(study):
+                if (point, config) in left() and (line := _run_point(study, point, config)):
+                    print(f"{name}: {line}; {len(left())} left", flush=True)
+        if left():
             time.sleep(POLL)
     return study
 
 
-def missing_points(study: optuna.Study) -> list[dict[str, Any]]:
-    """The points of a study that have no complete trial yet."""
-    tried = [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE,))]
-    return [point for point in points(study.study_name) if point not in tried]
+def _tried(study: optuna.Study) -> list[dict[str, Any]]:
+    """The points of a study that have a complete trial."""
+    return [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE,))]
 
 
-def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfig) -> None:
-    """Runs a point to its end, and says so, unless its result is there; adds it to the study."""
+def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfig) -> str:
+    """Runs a point to its end and adds it to the study.
+
+    Returns:
+        The point with its top-1; "" if its result was there already.
+    """
     wait_for_others(config.run_dir, POLL)  # for what a killed sweep has started
     known = complete_result(config) is not None
     result = run_to_end(config)
+    if point not in _tried(study):
+        study.add_trial(_trial(study, point, config, result))
+    if known:
+        return ""
+    shown = ", ".join(f"{name} {_short(value)}" for name, value in point.items())
+    return f"{shown}: top-1 {result['metrics']['top1']:.1%}"
+
+
+def _trial(
+    study: optuna.Study, point: dict[str, Any], config: ResolvedConfig, result: dict[str, Any]
+) -> optuna.trial.FrozenTrial:
     space = SPACES[study.study_name].items()
-    trial = optuna.create_trial(
+    return optuna.create_trial(
         params=point,
         distributions={n: optuna.distributions.CategoricalDistribution(v) for n, v in space},
         value=result["metrics"]["top1"],
@@ -208,12 +232,6 @@ def _run_point(study: optuna.Study, point: dict[str, Any], config: ResolvedConfi
         },
         user_attrs={"run_id": config.run_id},
     )
-    study.add_trial(trial)
-    if known:
-        return
-    shown = ", ".join(f"{name} {_short(value)}" for name, value in point.items())
-    left = len(missing_points(study))
-    print(f"{study.study_name}: {shown}: top-1 {trial.value:.1%}; {left} left", flush=True)
 
 
 def _short(value: Any) -> str:

@@ -86,16 +86,20 @@ def compare(
     place = (network, patience, steps, authors_code, batch_size, cores)
     rows = []
     lost = ""  # why there is no reference any more
-    with _process(REFERENCE, *place) as reference:
 
-        def beside() -> Window:
-            nonlocal lost
-            try:
-                return reference()
-            except _ENDED as error:
-                lost = f"{REFERENCE}, beside it: {str(error) or 'killed'}"
-                raise
+    def beside() -> Window:
+        nonlocal lost
+        try:
+            return reference()
+        except _ENDED as error:
+            lost = _why(error)
+            raise
 
+    with contextlib.ExitStack() as processes:
+        try:
+            reference = processes.enter_context(_process(REFERENCE, *place))
+        except _ENDED as error:
+            lost = _why(error)
         for name in settings:
             row: dict[str, Any] = {"network": network, "setting": name, **options}
             row["error"] = lost or (missing(authors_code) if SETTINGS[name][0] == "theirs" else "")
@@ -110,6 +114,10 @@ def compare(
             else:
                 row |= _by_window(pairs)
     return rows
+
+
+def _why(error: Exception) -> str:
+    return f"{REFERENCE}, beside it: {str(error) or 'killed'}"
 
 
 def _by_window(pairs: list[tuple[Window, Window]]) -> dict[str, list[float]]:

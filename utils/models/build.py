@@ -183,6 +183,7 @@ def _rebuilt(trained: keras.Model, image_size: int, num_classes: int) -> keras.M
         return type(layer).from_config(config)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
+    inputs = keras.tree.map_structure(lambda _: inputs, trained.input)  # a list in older ResNets
     return keras.models.clone_model(trained, input_tensors=inputs, clone_function=rebuilt)
 
 

@@ -191,27 +191,15 @@ class RunConfig:
             object.__setattr__(self, field.name, value)  # in its type, which frozen forbids to set
         object.__setattr__(self, "runs_dir", os.path.normpath(self.runs_dir))
         self._check_dataset()
+        self._check_recipe()
         most = self.data_options.get("image_size", IMAGE_SIZE)
         check_image_sizes(self.full_recipe, self.network, self.stem, self.task, most)
-        if self.full_recipe.crop_area < 1 and (
-            self.task != "classification" or self.dataset == "imagenet"
-        ):
-            raise ValueError(
-                "crop_area must be 1 for any task but classification, whose boxes and masks are "
-                "not resized, and for dataset imagenet, which has its own crops. "
-                f"Received: crop_area={self.full_recipe.crop_area!r}"
-            )
         if self.task == "segmentation":
             check_segments(self.network, self.preset)
         if isinstance(self.network, UNetConfig) and self.stem != "imagenet":
             raise ValueError(
                 f"stem must be left at its default for preset {self.preset}, which has none and "
                 f"starts at full resolution. Received: stem={self.stem!r}"
-            )
-        if self.full_recipe.cutmix and self.task != "classification":
-            raise ValueError(
-                "cutmix must be 0 for any task but classification: boxes and masks are not mixed. "
-                f"Received: cutmix={self.full_recipe.cutmix!r}"
             )
         if self.task == "segmentation" and self.dataset == "tiny-imagenet":
             raise ValueError(
@@ -223,7 +211,27 @@ class RunConfig:
                 "record_order must be shuffled for any task but classification. "
                 f"Received: {self.record_order!r}"
             )
-        if self.evaluate_every > 1 and self.full_recipe.plateau_patience:
+
+    def _check_recipe(self) -> None:
+        """Refuses what a recipe cannot do for the dataset and the task of this run."""
+        recipe = self.full_recipe
+        if self.schedule and recipe.plateau_patience:
+            raise ValueError(
+                f"schedule {self.schedule} needs plateau_patience=0. "
+                f"Received: plateau_patience={recipe.plateau_patience!r}"
+            )
+        if recipe.crop_area < 1 and (self.task != "classification" or self.dataset == "imagenet"):
+            raise ValueError(
+                "crop_area must be 1 for any task but classification, whose boxes and masks are "
+                "not resized, and for dataset imagenet, which has its own crops. "
+                f"Received: crop_area={recipe.crop_area!r}"
+            )
+        if recipe.cutmix and self.task != "classification":
+            raise ValueError(
+                "cutmix must be 0 for any task but classification: boxes and masks are not mixed. "
+                f"Received: cutmix={recipe.cutmix!r}"
+            )
+        if self.evaluate_every > 1 and recipe.plateau_patience:
             raise ValueError(
                 "evaluate_every must be 1 where plateau_patience lowers the learning rate by the "
                 f"validation loss. Received: evaluate_every={self.evaluate_every}"
@@ -250,6 +258,11 @@ class RunConfig:
             raise ValueError(
                 "split must be val for dataset imagenet, whose training images are all trained "
                 f"on. Received: split={self.split!r}"
+            )
+        if self.dataset == "imagenet" and self.record_order != "shuffled":
+            raise ValueError(
+                "record_order must be shuffled for dataset imagenet. "
+                f"Received: {self.record_order!r}"
             )
         if self.task != "classification":
             raise ValueError(

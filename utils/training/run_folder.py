@@ -152,8 +152,7 @@ def check_config(folder: Path, config: RunConfig, manifest_sha256: str) -> None:
         utils.files.DamagedFile: `config.json` cannot be read.
     """
     path, identity = Path(folder, "config.json"), config.identity()
-    begun = checkpoints_in(folder) or Path(folder, "model.keras").exists()
-    if not path.exists() or not begun:
+    if not path.exists() or not _is_begun(folder):
         with replacing(path, "w") as file:
             json.dump({**identity, "manifest_sha256": manifest_sha256}, file, indent=1)
         return
@@ -184,7 +183,12 @@ def differences_in_words(differences: Mapping[str, tuple[object, object]]) -> st
 def begun_precision(folder: str | Path) -> str | None:
     """The precision of the run that is in a folder; None if there is none yet."""
     path = Path(folder, "config.json")
-    return _read_config(path)["precision"] if path.exists() else None
+    return _read_config(path)["precision"] if path.exists() and _is_begun(folder) else None
+
+
+def _is_begun(folder: str | Path) -> bool:
+    """Whether something has been trained there; otherwise a start was refused, or killed early."""
+    return bool(checkpoints_in(folder)) or Path(folder, "model.keras").exists()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
