@@ -211,7 +211,7 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # With -p recipe tuned-v1,
     # 12 epochs: 64 minutes, validation top-1 47.6 % (complex-tuned-12ep-seed0).
     # With -p epochs 30 -p recipe course,
-    # 30 epochs: 400 minutes, validation top-1 24.4 % (complex-course-30ep-seed0).
+    # 30 epochs: 320 minutes, validation top-1 24.4 % (complex-course-30ep-seed0).
     # With -p epochs 30 -p activation silu,
     # 30 epochs: 178 minutes, validation top-1 56.1 % (complex-tuned-v2-30ep-activation-silu-seed0).
     # With -p epochs 30 -p activation silu -p stem half -p image_sizes 32x15-48x10-64x5,
@@ -242,7 +242,7 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     "resnet_report": BaselineConfig("ResNet50", hidden_units=(64,)),
     # papermill notebooks/03_train.ipynb report/executed/linear.ipynb -p preset resnet_report_linear
     # With -p recipe course -p epochs 2, on a slower CPU than the others,
-    # 2 epochs: 117 minutes, validation top-1 12.8 % (resnet-report-linear-course-2ep-seed0).
+    # 2 epochs: 94 minutes, validation top-1 12.8 % (resnet-report-linear-course-2ep-seed0).
     # The same with a linear hidden layer, which is the default of `keras.layers.Dense`.
     "resnet_report_linear": BaselineConfig(
         "ResNet50", hidden_units=(64,), hidden_activation="linear"
