@@ -367,6 +367,15 @@ def test_confusions_by_hand():
     assert sorted(rows) == [["cat", "dog", 4, 1, 5], ["dog", "fox", 1, 1, 2]]
 
 
+@pytest.mark.parametrize(
+    ("instructions", "shown"), [(["avx2"], "| 40 § |"), (["avx2", "avx512f"], "| 40 |")]
+)
+def test_seconds_of_a_cpu_without_avx512_are_marked(instructions, shown):
+    measured = {"seconds": {"epoch": 40.0}, "epoch_env": {"instructions": instructions}}
+    dataset = {"counts": {"validation": 10_000}}
+    assert shown in tables.markdown_results([make_result(dataset=dataset, **measured)])
+
+
 def test_seconds_are_those_of_the_fastest_seed():
     def run(seed, seconds, **changes):
         history = {name: [0.5] for name in results.history_names()} | {"seconds": [seconds]}
@@ -376,4 +385,5 @@ def test_seconds_are_those_of_the_fastest_seed():
     runs = [run(0, 30.0), run(1, 20.0, metrics_train={"top1": 0.7})]
     (row,) = tables.summary(runs).to_dict("records")
     assert row["s / epoch"] == 20
+    assert not row["avx2"]
     assert not row["clean"]  # one of the two is the mean of an epoch

@@ -120,7 +120,8 @@ def summary(results: Results) -> pd.DataFrame:
         `course` last, of the others those of most epochs and then the most accurate first: recipe,
         epochs, network (the next two as one text), preset, changes (as `changes_of` returns
         them), precision, n (seeds), parameters, MACs,
-        s / epoch (of the fastest run), device, clean (whether the next column is evaluated, or is
+        s / epoch (of the fastest run), avx2 (whether that was measured on a CPU without AVX-512,
+        where others had it), device, clean (whether the next column is evaluated, or is
         the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
         validation top-1: the binomial standard error of its images or, where larger, the standard
@@ -134,11 +135,19 @@ def summary(results: Results) -> pd.DataFrame:
     table["network"] = [network_of(result) for result in results]
     table["changes"] = [changes_of(result) for result in results]
     table["precision"] = [training_env(result).get("precision") for result in results]
+    measured = [result.get("epoch_env", {}).get("instructions") for result in results]
+    table["avx2"] = [bool(found) and "avx512f" not in found for found in measured]
     same = ["recipe", "epochs", "network", "precision"]
     rows = table.groupby(same, as_index=False, dropna=False).agg(
         {
             **dict.fromkeys(["preset", "changes", "parameters", "MACs", "device"], "first"),
-            **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
+            **{
+                "s / epoch": "min",
+                "avx2": "all",
+                "clean": "all",
+                "images": "first",
+                "run": "count",
+            },
             **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }
     )
@@ -186,7 +195,7 @@ def markdown_results(results: Results, *, short: bool = False) -> str:
                 row["network"] + (f" ({row['n']} seeds)" if row["n"] > 1 else ""),
                 f"{row['parameters']:,}",
                 f"{row['MACs'] / 1e6:.0f}",
-                _seconds(row["s / epoch"]),
+                _seconds(row["s / epoch"]) + (" §" if row["avx2"] else ""),
                 _percent(row["training top-1"]) + ("" if row["clean"] else " †"),
                 f"**{100 * row['validation top-1']:.1f}\u00a0±\u00a0{100 * row['error']:.1f}%**",
                 _percent(row["validation top-5"]),

@@ -210,7 +210,7 @@ PRESETS: dict[str, FishNetConfig | ResNeXtConfig | BaselineConfig | UNetConfig] 
     # -p epochs 12
     # With -p recipe tuned-v1,
     # 12 epochs: 64 minutes, validation top-1 47.6 % (complex-tuned-12ep-seed0).
-    # With -p epochs 30 -p recipe course,
+    # With -p epochs 30 -p recipe course, on a slower CPU than the others,
     # 30 epochs: 320 minutes, validation top-1 24.4 % (complex-course-30ep-seed0).
     # With -p epochs 30 -p activation silu,
     # 30 epochs: 178 minutes, validation top-1 56.1 % (complex-tuned-v2-30ep-activation-silu-seed0).
