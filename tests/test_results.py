@@ -385,5 +385,8 @@ def test_seconds_are_those_of_the_fastest_seed():
     runs = [run(0, 30.0), run(1, 20.0, metrics_train={"top1": 0.7})]
     (row,) = tables.summary(runs).to_dict("records")
     assert row["s / epoch"] == 20
-    assert not row["avx2"]
+    runs[1]["epoch_env"] = {"instructions": ["avx2"]}  # of the fastest alone
+    assert tables.summary(runs)["avx2"].tolist() == [True]
+    runs[0]["epoch_env"] = runs[1].pop("epoch_env")
+    assert tables.summary(runs)["avx2"].tolist() == [False]
     assert not row["clean"]  # one of the two is the mean of an epoch

@@ -120,8 +120,8 @@ def summary(results: Results) -> pd.DataFrame:
         `course` last, of the others those of most epochs and then the most accurate first: recipe,
         epochs, network (the next two as one text), preset, changes (as `changes_of` returns
         them), precision, n (seeds), parameters, MACs,
-        s / epoch (of the fastest run), avx2 (whether that was measured on a CPU without AVX-512,
-        where others had it), device, clean (whether the next column is evaluated, or is
+        s / epoch (of the fastest run), avx2 (whether that was measured on a machine without
+        AVX-512), device, clean (whether the next column is evaluated, or is
         the mean of the last epoch for lack of that), training top-1,
         validation top-1 and validation top-5 (means over the seeds, as fractions), error (of
         validation top-1: the binomial standard error of its images or, where larger, the standard
@@ -141,17 +141,13 @@ def summary(results: Results) -> pd.DataFrame:
     rows = table.groupby(same, as_index=False, dropna=False).agg(
         {
             **dict.fromkeys(["preset", "changes", "parameters", "MACs", "device"], "first"),
-            **{
-                "s / epoch": "min",
-                "avx2": "all",
-                "clean": "all",
-                "images": "first",
-                "run": "count",
-            },
+            **{"s / epoch": "min", "clean": "all", "images": "first", "run": "count"},
             **dict.fromkeys(["training top-1", "validation top-1", "validation top-5"], "mean"),
         }
     )
     rows["deviation"] = table.groupby(same, dropna=False)["validation top-1"].std().to_numpy()
+    fastest_first = table.sort_values("s / epoch").groupby(same, dropna=False)
+    rows["avx2"] = fastest_first["avx2"].first().to_numpy()
     binomial = (
         rows["validation top-1"] * (1 - rows["validation top-1"]) / rows.pop("images")
     ) ** 0.5

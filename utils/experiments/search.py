@@ -165,7 +165,7 @@ def sweep(
 
     Returns:
         The study, with a complete trial for each point. What the journal has but whose result is
-        not where the options say is run again.
+        not where the options say is run again; the journal keeps its first value.
 
     Raises:
         RuntimeError: a run failed; says where its log is. The same call tries it again.
