@@ -84,15 +84,15 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
     Args:
         path: file to write or replace; its folder is made.
-        mode: "w" or "wb", as for `open`.
+        mode: "w" (UTF-8, with lines as they are) or "wb", as for `open`.
 
     Yields:
         The open file. An error in the block leaves an earlier `path` as it was.
     """
-    encoding = None if "b" in mode else "utf-8"
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     with (
         _replacement(Path(path)) as temporary,
-        open(temporary, mode.replace("w", "x"), encoding=encoding) as file,
+        open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as file,
     ):
         yield file
         file.flush()

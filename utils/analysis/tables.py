@@ -404,6 +404,6 @@ if __name__ == "__main__":
         prog="python -m utils.analysis.tables", description=__doc__
     ).parse_args()
     for path, text in filled_in(load_results("report/results"), "report/results").items():
-        with replacing(path) as file:
-            file.write(text.encode())
+        with replacing(path, "w") as file:
+            file.write(text)
         print(path)

@@ -13,6 +13,6 @@ if __name__ == "__main__":
     parser.parse_args()
     page = Path("report/site/index.html")
     with one_line_errors(parser):
-        with replacing(page) as file:
-            file.write(render(site_contents()).encode())
+        with replacing(page, "w") as file:
+            file.write(render(site_contents()))
         print(page)
